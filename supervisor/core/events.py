@@ -1,0 +1,292 @@
+"""What we tell the world, in the past tense: one constructor an event, and no other way to make one.
+
+An ``Event`` is a value. ``report`` turns it into a JSON line, a journal entry, a metric. ``message`` is a sentence for
+people; the other fields are for machines. Never in an event: argv, environment values, secrets.
+"""
+
+from __future__ import annotations
+
+import signal as signals
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from supervisor.core.messages import ExitStatus
+
+Level = Literal["debug", "info", "warning", "error"]
+By = Literal["itself", "daemon", "outside"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """``name`` is stable and dotted; ``at`` monotonic seconds; ``fields`` JSON values by the names of INTERFACE."""
+
+    name: str
+    level: Level
+    at: float
+    message: str
+    group: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9; ``SIGRTMIN+3`` and the like for real-time signals; ``SIG77`` for what has no name."""
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        if signals.SIGRTMIN < number < signals.SIGRTMAX:
+            return f"SIGRTMIN+{number - signals.SIGRTMIN}"
+        return f"SIG{number}"
+
+
+def how_it_ended(status: ExitStatus) -> str:
+    """``exited with code 3`` or ``was killed by SIGSEGV (core dumped)``."""
+    if status.signal is None:
+        return f"exited with code {status.code}"
+    return f"was killed by {signal_name(status.signal)}" + (" (core dumped)" if status.core_dumped else "")
+
+
+def ms(seconds: float) -> float:
+    """Milliseconds, to the microsecond."""
+    return round(seconds * 1000, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Which start of which worker an event is about. ``rank`` is global, ``local_rank`` the one on this host."""
+
+    group: str
+    rank: int
+    local_rank: int
+    attempt: int
+
+
+def _of(who: Who) -> dict[str, Any]:
+    return {"rank": who.rank, "local_rank": who.local_rank, "attempt": who.attempt}
+
+
+# ---- workers
+
+
+def worker_started(at: float, who: Who, pid: int) -> Event:
+    return Event(
+        "worker.started", "info", at, f"rank {who.rank} started (pid {pid})", who.group,
+        {**_of(who), "pid": pid},
+    )  # fmt: skip
+
+
+def worker_ready(at: float, who: Who, pid: int, took_for: float) -> Event:
+    return Event(
+        "worker.ready", "info", at, f"rank {who.rank} is ready", who.group,
+        {**_of(who), "pid": pid, "duration_ms": ms(took_for)},
+    )  # fmt: skip
+
+
+def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran_for: float) -> Event:
+    fields: dict[str, Any] = {**_of(who), "pid": pid}
+    if status.signal is None:
+        fields["exit_code"] = status.code
+    else:
+        fields["signal"] = signal_name(status.signal)
+    fields |= {
+        "core_dumped": status.core_dumped,
+        "by": by,
+        "ran_for_ms": ms(ran_for),
+        "max_rss_bytes": status.max_rss_bytes,
+        "user_cpu_s": round(status.user_cpu_s, 6),
+        "system_cpu_s": round(status.system_cpu_s, 6),
+    }
+    return Event("worker.exited", "info", at, f"rank {who.rank} {how_it_ended(status)}", who.group, fields)
+
+
+def worker_failed(
+    at: float, who: Who, reason: str, *, root_cause: bool,
+    pid: int | None = None, status: ExitStatus | None = None, exit_code: int | None = None,
+) -> Event:  # fmt: skip
+    """``root_cause`` is true for the first failure of an attempt. Without ``status`` the worker never ran."""
+    fields: dict[str, Any] = {**_of(who), "root_cause": root_cause}
+    if pid is not None:
+        fields["pid"] = pid
+    if status is not None and status.signal is not None:
+        fields["signal"] = signal_name(status.signal)
+        fields["core_dumped"] = status.core_dumped
+    elif exit_code is not None:
+        fields["exit_code"] = exit_code
+    fields["reason"] = reason
+    return Event("worker.failed", "error", at, f"rank {who.rank} failed: {reason}", who.group, fields)
+
+
+def worker_stopping(at: float, who: Who, signal: int, why: str) -> Event:
+    return Event(
+        "worker.stopping", "info", at, f"rank {who.rank} is being stopped with {signal_name(signal)}: {why}", who.group,
+        {**_of(who), "signal": signal_name(signal), "reason": why},
+    )  # fmt: skip
+
+
+def worker_killed(at: float, who: Who, signal: int, waited_for: float) -> Event:
+    return Event(
+        "worker.killed", "warning", at,
+        f"rank {who.rank} was still there after {waited_for:g} s: sent {signal_name(signal)}", who.group,
+        {**_of(who), "signal": signal_name(signal), "by": "daemon"},
+    )  # fmt: skip
+
+
+def worker_unkillable(at: float, who: Who, pid: int | None, details: str) -> Event:
+    """``details`` names what is left: pid, state and wait channel of each process, as far as they can be read."""
+    return Event(
+        "worker.unkillable", "error", at,
+        f"rank {who.rank} cannot be killed{': ' + details if details else ''}", who.group,
+        {**_of(who), "pid": pid, "error": details},
+    )  # fmt: skip
+
+
+def worker_orphan_killed(at: float, who: Who, signal: int, processes: tuple[str, ...]) -> Event:
+    """The worker has ended and left processes behind, which are now sent ``signal``."""
+    named = ", ".join(processes[:8]) + (f" and {len(processes) - 8} more" if len(processes) > 8 else "")
+    return Event(
+        "worker.orphan_killed", "warning", at,
+        f"rank {who.rank} left {len(processes)} process{'es' if len(processes) != 1 else ''} behind ({named}): "
+        f"sent {signal_name(signal)}", who.group,
+        {**_of(who), "signal": signal_name(signal),
+         "processes": list(processes[:32]), "count": len(processes)},
+    )  # fmt: skip
+
+
+# ---- groups
+
+
+def group_starting(at: float, group: str, attempt: int, workers: int) -> Event:
+    return Event(
+        "group.starting", "info", at, f"group {group} starts {_workers(workers)} (attempt {attempt})", group,
+        {"attempt": attempt, "workers": workers},
+    )  # fmt: skip
+
+
+def group_started(at: float, group: str, attempt: int, workers: int, took_for: float) -> Event:
+    return Event(
+        "group.started", "info", at, f"group {group} has started {_workers(workers)} in {ms(took_for):.0f} ms", group,
+        {"attempt": attempt, "workers": workers, "duration_ms": ms(took_for)},
+    )  # fmt: skip
+
+
+def group_ready(at: float, group: str, attempt: int, took_for: float) -> Event:
+    return Event(
+        "group.ready", "info", at, f"group {group} is ready", group, {"attempt": attempt, "duration_ms": ms(took_for)}
+    )
+
+
+def group_degraded(at: float, group: str, attempt: int, ready: int, size: int, why: str) -> Event:
+    return Event(
+        "group.degraded", "warning", at, f"group {group} is not ready any more ({ready}/{size} workers ready): {why}",
+        group, {"attempt": attempt, "ready": ready, "workers": size, "reason": why},
+    )  # fmt: skip
+
+
+def group_restarting(
+    at: float, group: str, attempt: int, why: str, cause: str, left: int | None, pause: float, rank: int | None = None
+) -> Event:
+    """``cause`` is one of a few words for counting: exit, signal, start, finished. ``rank``: only that one restarts."""
+    whom = f"group {group} restarts" if rank is None else f"rank {rank} of group {group} restarts"
+    when = f" in {pause:.1f} s" if pause else ""
+    left_words = "no limit" if left is None else f"{left} left"
+    fields: dict[str, Any] = {
+        "attempt": attempt, "reason": why, "cause": cause, "restarts_left": left, "pause_ms": ms(pause)
+    }  # fmt: skip
+    if rank is not None:
+        fields["rank"] = rank
+    return Event("group.restarting", "warning", at, f"{whom}{when} ({left_words}): {why}", group, fields)
+
+
+def group_backing_off(at: float, group: str, attempt: int, pause: float, why: str) -> Event:
+    return Event(
+        "group.backing_off", "info", at, f"group {group} waits {pause:.1f} s before its next start: {why}", group,
+        {"attempt": attempt, "pause_ms": ms(pause), "reason": why},
+    )  # fmt: skip
+
+
+def group_stopping(at: float, group: str, attempt: int, workers: int, signal: int, why: str) -> Event:
+    return Event(
+        "group.stopping", "info", at,
+        f"group {group} stops {_workers(workers)} with {signal_name(signal)}: {why}", group,
+        {"attempt": attempt, "workers": workers, "signal": signal_name(signal), "reason": why},
+    )  # fmt: skip
+
+
+def group_stopped(at: float, group: str, attempt: int, took_for: float, why: str) -> Event:
+    return Event(
+        "group.stopped", "info", at, f"group {group} has stopped: {why}", group,
+        {"attempt": attempt, "duration_ms": ms(took_for), "reason": why},
+    )  # fmt: skip
+
+
+def group_succeeded(at: float, group: str, attempt: int, restarts: int) -> Event:
+    return Event(
+        "group.succeeded", "info", at, f"group {group} has succeeded"
+        + (f" after {restarts} restart{'s' if restarts != 1 else ''}" if restarts else ""), group,
+        {"attempt": attempt, "restarts": restarts},
+    )  # fmt: skip
+
+
+def group_gave_up(at: float, group: str, attempt: int, why: str, reason: str) -> Event:
+    return Event(
+        "group.gave_up", "error", at, f"group {group} is not restarted, {why}: {reason}", group,
+        {"attempt": attempt, "reason": why, "error": reason},
+    )  # fmt: skip
+
+
+def group_failed(at: float, group: str, attempt: int, reason: str, exit_code: int) -> Event:
+    """The group is down for good. ``exit_code`` is what the daemon will exit with for it."""
+    return Event(
+        "group.failed", "error", at, f"group {group} has failed: {reason}", group,
+        {"attempt": attempt, "reason": reason, "exit_code": exit_code},
+    )  # fmt: skip
+
+
+# ---- the daemon
+
+
+def daemon_started(at: float, version: str, pid: int, groups: tuple[str, ...], containment: str) -> Event:
+    return Event(
+        "daemon.started", "info", at, f"rankd {version} started (pid {pid}): {', '.join(groups)}", None,
+        {"version": version, "pid": pid, "groups": list(groups), "containment": containment},
+    )  # fmt: skip
+
+
+def daemon_ready(at: float, took_for: float) -> Event:
+    """The daemon watches, listens and answers; whether its groups are ready is told by ``health.changed``."""
+    return Event("daemon.ready", "info", at, f"up after {ms(took_for):.0f} ms", None, {"duration_ms": ms(took_for)})
+
+
+def daemon_draining(at: float, why: str, for_: float) -> Event:
+    return Event(
+        "daemon.draining", "info", at, f"draining for {for_:g} s: {why}", None, {"reason": why, "duration_ms": ms(for_)}
+    )
+
+
+def daemon_stopping(at: float, why: str) -> Event:
+    return Event("daemon.stopping", "info", at, f"stopping: {why}", None, {"reason": why})
+
+
+def daemon_stopped(at: float, exit_code: int, up_for: float, why: str) -> Event:
+    return Event(
+        "daemon.stopped", "info", at, f"stopped with exit code {exit_code}: {why}", None,
+        {"exit_code": exit_code, "duration_ms": ms(up_for), "reason": why},
+    )  # fmt: skip
+
+
+def health_listening(at: float, addresses: tuple[str, ...]) -> Event:
+    return Event(
+        "health.listening", "info", at, f"health on {', '.join(addresses)}", None, {"addresses": list(addresses)}
+    )
+
+
+def health_changed(at: float, ready: bool, reasons: tuple[str, ...]) -> Event:
+    """``/readyz`` answers otherwise than before."""
+    return Event(
+        "health.changed", "info", at, "ready" if ready else f"not ready: {'; '.join(reasons)}", None,
+        {"ready": ready, "reason": "; ".join(reasons)},
+    )  # fmt: skip
+
+
+def _workers(number: int) -> str:
+    return f"{number} worker{'s' if number != 1 else ''}"

@@ -1,0 +1,241 @@
+"""All groups of one daemon as one machine: who may start, who must stop, when everything is over and how it went.
+
+It steps single groups (``group.step``) and, whenever one comes into another standing, asks ``order`` who is next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+from supervisor.core import events, order
+from supervisor.core.events import Event
+from supervisor.core.group import step
+from supervisor.core.health import Stage
+from supervisor.core.messages import DependencyLost, Effect, Input, SetTimer, StartRequested, StopRequested
+from supervisor.core.order import Standing
+from supervisor.core.state import Group, Phase
+from supervisor.plan import DaemonPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Of:
+    """An input for one group."""
+
+    group: str
+    input: Input
+
+
+@dataclass(frozen=True, slots=True)
+class EndRequested:
+    """The whole daemon is to stop, and why. A second time, with ``hurry``: without waiting."""
+
+    reason: str
+    hurry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The daemon is up: groups may start."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainOver:
+    """The daemon's drain timer, set for the instant ``at``, is due."""
+
+    at: float
+
+
+Arrival = Of | EndRequested | Begun | DrainOver
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The state of all groups, in the order of the configuration; a value.
+
+    ``stage`` is the daemon's; ``first_failed`` the group whose failure gives the daemon its exit code.
+    """
+
+    plan: DaemonPlan
+    groups: Mapping[str, Group]
+    stage: Stage = "starting"
+    why: str = ""
+    drained_at: float | None = None
+    first_failed: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """Every group has finished, and the daemon is not to stay."""
+        return all(group.phase is Phase.FINISHED for group in self.groups.values()) and (
+            self.stage == "stopping" or self.plan.when_done == "exit"
+        )
+
+    @property
+    def exit_code(self) -> int:
+        """Of the first required group that failed; 0 when none has. A stop that was asked for is a success."""
+        if self.first_failed is None:
+            return 0
+        verdict = self.groups[self.first_failed].verdict
+        return verdict.exit_code if verdict is not None else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """``effects`` are named by group; None is the daemon's own timer."""
+
+    groups: Groups
+    effects: tuple[tuple[str | None, Effect], ...] = ()
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(slots=True)
+class _Round:
+    """One arrival being worked through, with all that it leads to."""
+
+    state: Groups
+    now: float
+    effects: list[tuple[str | None, Effect]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def feed(self, name: str, input: Input) -> bool:
+        """Step one group; true when its standing has changed, so that its neighbours must be looked at."""
+        before = self.state.groups[name]
+        outcome = step(before, input, self.now)
+        if outcome.group is before and not outcome.effects and not outcome.events:
+            return False
+        after = outcome.group
+        self.effects.extend((name, effect) for effect in outcome.effects)
+        self.events.extend(outcome.events)
+        self.state = replace(self.state, groups={**self.state.groups, name: after})
+        failed = after.verdict is not None and after.verdict.outcome == "failed"
+        if failed and after.plan.required and self.state.first_failed is None:
+            self.state = replace(self.state, first_failed=name)
+        return standing(before) != standing(after)
+
+
+def begin(plan: DaemonPlan, seeds: Mapping[str, int], last_attempts: Mapping[str, int], now: float) -> Groups:
+    """Nothing has started yet. ``last_attempts``: numbers that are used up already (logs of them exist)."""
+    return Groups(
+        plan,
+        {
+            name: Group(group, seeds[name], since=now, why="not started yet", attempt=last_attempts.get(name, -1))
+            for name, group in plan.groups.items()
+        },
+    )
+
+
+def standing(group: Group) -> Standing:
+    verdict = group.verdict
+    return Standing(
+        waiting=group.phase is Phase.WAITING,
+        was_started=group.was_started,
+        ready=group.is_ready,
+        was_ready=group.was_ready,
+        finished=group.phase is Phase.FINISHED,
+        succeeded=verdict is not None and verdict.outcome == "succeeded",
+    )
+
+
+def advance(state: Groups, arrival: Arrival, now: float) -> Result:
+    """What follows from one arrival, for all groups."""
+    round = _Round(state, now)
+    match arrival:
+        case Of(name, input):
+            if name not in state.groups:
+                return Result(state)
+            if not round.feed(name, input):
+                return Result(round.state, tuple(round.effects), tuple(round.events))
+        case Begun():
+            if state.stage != "starting":
+                return Result(state)
+            round.state = replace(state, stage="running")
+        case EndRequested(reason, hurry):
+            _end(round, reason, hurry)
+        case DrainOver(at):
+            if state.stage == "draining" and state.drained_at == at:
+                _enter_stopping(round)
+        case _:
+            assert_never(arrival)
+    _settle(round)
+    return Result(round.state, tuple(round.effects), tuple(round.events))
+
+
+def _end(round: _Round, reason: str, hurry: bool) -> None:
+    state = round.state
+    match state.stage:
+        case "starting" | "running":
+            round.state = replace(state, why=reason)
+            delay = state.plan.drain_delay
+            if delay and not hurry:
+                at = round.now + delay
+                round.state = replace(round.state, stage="draining", drained_at=at)
+                round.events.append(events.daemon_draining(round.now, reason, delay))
+                round.effects.append((None, SetTimer("drain", at)))
+            else:
+                _enter_stopping(round)
+        case "draining":
+            if hurry:
+                _enter_stopping(round)
+        case "stopping" | "stopped":
+            pass
+        case _:
+            assert_never(state.stage)
+    if hurry and round.state.stage == "stopping":
+        for name in state.groups:
+            round.feed(name, StopRequested(reason, hurry=True))
+
+
+def _enter_stopping(round: _Round) -> None:
+    round.state = replace(round.state, stage="stopping", drained_at=None)
+    round.events.append(events.daemon_stopping(round.now, round.state.why))
+
+
+def _settle(round: _Round) -> None:
+    """Start and stop whoever may, until nobody is left who may."""
+    while _start_some(round) | _stop_some(round):
+        pass
+    state = round.state
+    if state.stage != "running" or state.plan.when_done == "stay":
+        return
+    required = [group for group in state.groups.values() if group.plan.required]
+    done = [group.phase is Phase.FINISHED for group in required or state.groups.values()]
+    if all(done) and not state.over:
+        round.state = replace(state, why="every required group has finished")
+        _enter_stopping(round)
+        _settle(round)
+
+
+def _start_some(round: _Round) -> bool:
+    if round.state.stage != "running":
+        return False
+    changed = False
+    for name, group in round.state.groups.items():
+        if group.phase is not Phase.WAITING:
+            continue
+        standings = _standings(round.state.groups.values())
+        verdict, other = order.may_start(group.plan.depends_on, standings)
+        if verdict == "met":
+            changed |= round.feed(name, StartRequested())
+        elif verdict == "lost":
+            finished = round.state.groups[other].verdict
+            reason = f"has {finished.outcome}" if finished is not None else "has finished"
+            changed |= round.feed(name, DependencyLost(other, reason))
+    return changed
+
+
+def _stop_some(round: _Round) -> bool:
+    if round.state.stage != "stopping":
+        return False
+    changed = False
+    plans = [group.plan for group in round.state.groups.values()]
+    for name, group in round.state.groups.items():
+        if group.phase is Phase.FINISHED:
+            continue
+        if order.may_stop(name, plans, _standings(round.state.groups.values())):
+            changed |= round.feed(name, StopRequested(round.state.why))
+    return changed
+
+
+def _standings(groups: Iterable[Group]) -> dict[str, Standing]:
+    return {group.plan.name: standing(group) for group in groups}

@@ -1,0 +1,199 @@
+"""Inputs (what happened, past tense) and effects (what to do, imperative) of one worker group: two closed unions.
+
+Workers are named by their local rank; ``attempt`` says which start of that worker a message is about, so that a
+late report of an earlier attempt can be told from news. Instants are monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from supervisor.plan import Reach, World
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How a process ended, by wait4(2): either ``code`` or ``signal`` (its number) is set, never both."""
+
+    code: int | None
+    signal: int | None = None
+    core_dumped: bool = False
+    max_rss_bytes: int = 0
+    user_cpu_s: float = 0.0
+    system_cpu_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One start of one worker: the address on every message about it."""
+
+    rank: int
+    attempt: int
+
+
+# ---- inputs
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequested:
+    """The group may start now: what it depends on is there, or somebody asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class DependencyLost:
+    """What the group waits for will never come (``name`` has finished otherwise than was needed)."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The group is to stop and stay stopped. ``reason`` goes into records: "SIGTERM", "operator" ...
+
+    ``hurry``: asked a second time; go to the last rung of the ladder.
+    """
+
+    reason: str
+    hurry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorldFormed:
+    """The rendezvous asked for by ``FormWorld(attempt)`` has an answer."""
+
+    attempt: int
+    world: World
+
+
+@dataclass(frozen=True, slots=True)
+class WorldRefused:
+    """No rendezvous for this attempt, and why."""
+
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    """The worker's program is running."""
+
+    worker: Worker
+    pid: int
+
+
+Fault = Literal["permanent", "transient", "abandoned"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerNotStarted:
+    """The worker never ran.
+
+    ``permanent``: it never will (no such command, directory or user); ``exit_code`` is what a shell would give (127
+    not found, 126 not executable or not permitted). ``transient``: the machine is short of something (EAGAIN, EMFILE,
+    ENOMEM). ``abandoned``: we no longer wanted it (the answer to ``AbandonStarts``).
+    """
+
+    worker: Worker
+    fault: Fault
+    reason: str
+    exit_code: int = 126
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """The worker said, or was probed, that it is ready to serve."""
+
+    worker: Worker
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerExited:
+    """The worker's own process has ended; children of it may still live."""
+
+    worker: Worker
+    status: ExitStatus
+
+
+@dataclass(frozen=True, slots=True)
+class StraysFound:
+    """The worker's own process has ended and left others behind: ``processes`` names them ("4711 python3")."""
+
+    worker: Worker
+    processes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGone:
+    """The worker's whole tree is gone and all of its output is read. Always after ``WorkerExited``."""
+
+    worker: Worker
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """The timer set for the instant ``at`` under ``name`` is due. One set anew meanwhile makes this one stale."""
+
+    name: str
+    at: float
+
+
+Input = (
+    StartRequested | DependencyLost | StopRequested | WorldFormed | WorldRefused | WorkerStarted | WorkerNotStarted
+    | WorkerReady | WorkerExited | StraysFound | WorkerGone | TimerFired
+)  # fmt: skip
+
+
+# ---- effects
+
+
+@dataclass(frozen=True, slots=True)
+class FormWorld:
+    """Agree with the other hosts (here: with nobody) who has which ranks; answered by ``WorldFormed/Refused``."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorkers:
+    """Start these workers. Each is answered once: ``WorkerStarted`` or ``WorkerNotStarted``.
+
+    ``restarts`` is TORCHELASTIC_RESTART_COUNT: restarts used so far.
+    """
+
+    workers: tuple[Worker, ...]
+    world: World
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonStarts:
+    """Do not start what is still waiting to be started; each such worker is answered ``WorkerNotStarted``."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignalWorkers:
+    """Send ``signal`` (its number) to these workers, as far as ``reach`` says, and SIGCONT behind it."""
+
+    workers: tuple[Worker, ...]
+    signal: int
+    reach: Reach
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Have ``TimerFired(name, at)`` delivered at the instant ``at``; replaces an earlier timer of that name."""
+
+    name: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer:
+    """Forget the timer of that name, if there is one."""
+
+    name: str
+
+
+Effect = FormWorld | StartWorkers | AbandonStarts | SignalWorkers | SetTimer | CancelTimer

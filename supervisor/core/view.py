@@ -1,0 +1,98 @@
+"""The state of the groups as people are told it: ``Groups`` -> ``health.Snapshot``."""
+
+from __future__ import annotations
+
+from supervisor.core import restarts
+from supervisor.core.events import signal_name
+from supervisor.core.groups import Groups
+from supervisor.core.health import FailureView, GroupView, Snapshot, WorkerView
+from supervisor.core.state import Group, Phase, Slot
+
+
+def snapshot(state: Groups, now: float, *, workers: bool = True) -> Snapshot:
+    """Everything at the instant ``now``. ``workers`` false leaves the rows of single workers out: cheaper."""
+    return Snapshot(
+        at=now,
+        stage=state.stage,
+        groups={name: group_view(group, now, workers=workers) for name, group in state.groups.items()},
+        why=state.why,
+    )
+
+
+def group_view(group: Group, now: float, *, workers: bool = True) -> GroupView:
+    next_words, next_at = _next(group)
+    failure = group.failure
+    return GroupView(
+        name=group.plan.name,
+        phase=group.phase.value,
+        since=group.since,
+        ready_workers=group.ready,
+        size=group.plan.workers,
+        attempt=group.attempt,
+        restarts=group.history.used,
+        restarts_left=restarts.restarts_left(group.plan.restart, group.history, now),
+        required=group.plan.required,
+        ready=group.is_ready,
+        was_ready=group.was_ready,
+        succeeded=group.verdict is not None and group.verdict.outcome == "succeeded",
+        why=group.why,
+        next=next_words,
+        next_at=next_at,
+        round=group.world.round if group.world else 0,
+        last_failure=None
+        if failure is None
+        else FailureView(
+            at=failure.at,
+            attempt=failure.attempt,
+            rank=failure.rank,
+            reason=failure.reason,
+            exit_code=failure.status.code if failure.status else failure.exit_code,
+            signal=signal_name(failure.status.signal) if failure.status and failure.status.signal else None,
+        ),
+        workers=tuple(_worker_view(group, rank) for rank in range(group.plan.workers)) if workers else (),
+    )
+
+
+def _next(group: Group) -> tuple[str | None, float | None]:
+    match group.phase:
+        case Phase.BACKING_OFF:
+            return f"starts attempt {group.attempt + 1}", group.resume_at
+        case Phase.STOPPING if group.climb is not None:
+            ladder = group.plan.stop.ladder
+            if group.climb.rung + 1 < len(ladder):
+                return f"{signal_name(ladder[group.climb.rung + 1].signal)} to what is left", group.climb.at
+            return "gives up on what is left", group.climb.at
+        case Phase.RUNNING if group.pauses:
+            rank, at = min(group.pauses.items(), key=lambda item: item[1])
+            return f"restarts rank {group.rank(rank)}", at
+        case _:
+            return None, None
+
+
+def _worker_view(group: Group, local_rank: int) -> WorkerView:
+    rank = group.rank(local_rank)
+    ended = group.ended.get(local_rank)
+    words = ended.words if ended else ""
+    slot = group.live.get(local_rank)
+    if slot is not None:
+        return WorkerView(
+            rank, local_rank, _state(group, slot), slot.since, slot.pid, slot.worker.attempt, words
+        )  # fmt: skip
+    if local_rank in group.pauses and ended is not None:
+        return WorkerView(rank, local_rank, "backing_off", ended.at, None, ended.worker.attempt, words)
+    if ended is not None:
+        state = "succeeded" if ended.success else "stopped" if ended.by == "daemon" and ended.status else "failed"
+        return WorkerView(rank, local_rank, state, ended.at, None, ended.worker.attempt, words)
+    return WorkerView(rank, local_rank, "pending", group.since)
+
+
+def _state(group: Group, slot: Slot) -> str:
+    if slot.worker.rank in group.unkillable:
+        return "unkillable"
+    if slot.status is not None:
+        return "exited"
+    if group.phase is Phase.STOPPING:
+        return "stopping"
+    if slot.pid is None:
+        return "starting"
+    return "ready" if slot.ready else "running"

@@ -1,0 +1,1 @@
+"""What acts on this machine: processes, pipes, sockets, signals."""

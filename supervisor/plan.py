@@ -1,0 +1,334 @@
+"""What is to run: groups, ranks and the environment that a worker sees. Pure values and functions.
+
+``config.py`` makes a ``DaemonPlan`` from TOML; everybody else only reads it. A ``World`` is the answer of a
+rendezvous; with the two, ``worker_environment`` spells out torch's contract
+(torch.distributed.elastic.agent.server.local_elastic_agent, ``_start_workers``) and ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Scope = Literal["group", "worker"]
+Policy = Literal["always", "on-failure", "never"]
+Reach = Literal["tree", "group", "leader"]
+Condition = Literal["started", "ready", "succeeded"]
+Format = Literal["auto", "json", "console", "journal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Pause before a restart: ``initial * factor**k`` seconds, at most ``max``, less up to ``jitter`` of itself."""
+
+    initial: float = 0.0
+    factor: float = 2.0
+    max: float = 60.0
+    jitter: float = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class RestartRules:
+    """When and how often to restart. ``max_restarts`` -1: no limit; ``window`` 0: the budget is for the run's life."""
+
+    policy: Policy = "on-failure"
+    scope: Scope = "group"
+    max_restarts: int = 3
+    window: float = 0.0
+    backoff: Backoff = Backoff()
+    reset_after: float = 600.0
+    fatal_exit_codes: frozenset[int] = frozenset()
+    success_exit_codes: frozenset[int] = frozenset({0})
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One step of a stop ladder: send ``signal`` (its number), then wait so many seconds for the tree to be gone."""
+
+    signal: int
+    wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class StopRules:
+    """How to stop a worker; ``scope`` says whom the signals reach. The last rung always reaches the whole tree."""
+
+    ladder: tuple[Rung, ...] = (Rung(15, 30.0), Rung(9, 10.0))
+    scope: Reach = "tree"
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """torch's redirect syntax, parsed: bit 1 stdout, bit 2 stderr; ``of`` by local rank, ``rest`` for all others."""
+
+    rest: int = 0
+    of: Mapping[int, int] = field(default_factory=dict)
+
+    def __getitem__(self, local_rank: int) -> int:
+        return self.of.get(local_rank, self.rest)
+
+
+@dataclass(frozen=True, slots=True)
+class LogRules:
+    """Where a group's output goes. ``dir`` is absolute; ``local_ranks_filter`` empty: every rank on the console."""
+
+    dir: str
+    redirects: Streams = Streams(0)
+    tee: Streams = Streams(3)
+    prefix: str = "[${role_name}${local_rank}]:"
+    local_ranks_filter: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """One worker group as configured. ``env`` and ``env_files`` are already merged, the files first."""
+
+    name: str
+    command: tuple[str, ...]
+    workers: int
+    role: str
+    logs: LogRules
+    cwd: str = ""
+    user: str = ""
+    group: str = ""
+    umask: int = -1
+    env: Mapping[str, str] = field(default_factory=dict)
+    inherit_env: bool = True
+    depends_on: Mapping[str, Condition] = field(default_factory=dict)
+    required: bool = True
+    virtual_local_rank: bool = False
+    master_port: int = 0
+    restart: RestartRules = RestartRules()
+    stop: StopRules = StopRules()
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonPlan:
+    """The whole configuration. Directories are absolute; ``drain_delay`` in seconds."""
+
+    name: str
+    node_id: str
+    run_id: str
+    state_dir: str
+    runtime_dir: str
+    groups: Mapping[str, GroupPlan]
+    when_done: Literal["exit", "stay"] = "exit"
+    drain_delay: float = 0.0
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Format = "auto"
+    listen: tuple[str, ...] = ("127.0.0.1:8080",)
+    drain_status: int = 503
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """A formed rendezvous as this host sees it: ``base`` numbers are those of its local rank 0."""
+
+    round: int
+    master_addr: str
+    master_port: int
+    local_world_size: int
+    group_rank: int = 0
+    group_world_size: int = 1
+    base_rank: int = 0
+    world_size: int = 0
+    base_role_rank: int = 0
+    role_world_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """The place of one host's workers among all: what torch calls a ``_RoleInstanceInfo`` after assignment."""
+
+    base_rank: int
+    world_size: int
+    base_role_rank: int
+    role_world_size: int
+
+
+def assign_seats(hosts: Sequence[tuple[str, int]]) -> list[Seat]:
+    """Seats for hosts given as (role, number of workers), in the order of their group ranks.
+
+    Torch's rule (``_assign_worker_ranks``): global ranks count through all hosts in order, role ranks through the
+    hosts of one role; hosts may have different roles and different numbers of workers.
+    """
+    world_size = sum(workers for _, workers in hosts)
+    role_sizes: dict[str, int] = {}
+    for role, workers in hosts:
+        role_sizes[role] = role_sizes.get(role, 0) + workers
+    seats = []
+    base = 0
+    role_base: dict[str, int] = {}
+    for role, workers in hosts:
+        seats.append(Seat(base, world_size, role_base.get(role, 0), role_sizes[role]))
+        base += workers
+        role_base[role] = role_base.get(role, 0) + workers
+    return seats
+
+
+def single_host_world(group: GroupPlan, round: int, master_addr: str, master_port: int) -> World:
+    """The world of a group that lives on this host alone: every group is a world of its own, ranks from 0."""
+    (seat,) = assign_seats([(group.role, group.workers)])
+    return World(
+        round=round,
+        master_addr=master_addr,
+        master_port=master_port,
+        local_world_size=group.workers,
+        base_rank=seat.base_rank,
+        world_size=seat.world_size,
+        base_role_rank=seat.base_role_rank,
+        role_world_size=seat.role_world_size,
+    )
+
+
+NEVER_INHERITED = frozenset(
+    {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM",
+     "INVOCATION_ID", "MAINPID", "MANAGERPID", "SYSTEMD_EXEC_PID", "CREDENTIALS_DIRECTORY"}
+)  # fmt: skip
+"""What systemd tells the daemon about the daemon (sd_notify(3), sd_listen_fds(3), systemd.exec(5))."""
+
+
+def group_environment(daemon: DaemonPlan, group: GroupPlan, inherited: Mapping[str, str]) -> dict[str, str]:
+    """What all workers of a group share, before ranks: the daemon's own environment if wanted, then the group's.
+
+    ``OMP_NUM_THREADS`` is 1 when unset and there is more than one worker (torch.distributed.run).
+    """
+    env = {name: value for name, value in inherited.items() if name not in NEVER_INHERITED} if group.inherit_env else {}
+    env.update(group.env)
+    if group.workers > 1:
+        env.setdefault("OMP_NUM_THREADS", "1")
+    env.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    env["TORCHELASTIC_RUN_ID"] = daemon.run_id
+    env["TORCHELASTIC_MAX_RESTARTS"] = str(group.restart.max_restarts)
+    env["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+    env["RANKD_GROUP"] = group.name
+    env["RANKD_NODE_ID"] = daemon.node_id
+    env["RANKD_STATE_DIR"] = daemon.state_dir
+    env["ROLE_NAME"] = group.role
+    return env
+
+
+def world_environment(world: World) -> dict[str, str]:
+    """What a formed world adds for all of this host's workers."""
+    return {
+        "GROUP_RANK": str(world.group_rank),
+        "GROUP_WORLD_SIZE": str(world.group_world_size),
+        "LOCAL_WORLD_SIZE": str(world.local_world_size),
+        "WORLD_SIZE": str(world.world_size),
+        "ROLE_WORLD_SIZE": str(world.role_world_size),
+        "MASTER_ADDR": world.master_addr,
+        "MASTER_PORT": str(world.master_port),
+        "RANKD_ROUND": str(world.round),
+    }
+
+
+def rank_environment(
+    group: GroupPlan, world: World, local_rank: int, *, attempt: int, restarts: int, error_file: str,
+    visible_devices: str | None,
+) -> dict[str, str]:  # fmt: skip
+    """What one worker adds. ``visible_devices`` is the CUDA_VISIBLE_DEVICES it would otherwise have.
+
+    With ``virtual_local_rank`` each worker sees one device and LOCAL_RANK 0; raises ``ValueError`` when the list of
+    devices is too short (as torch does).
+    """
+    env = {
+        "RANK": str(world.base_rank + local_rank),
+        "LOCAL_RANK": str(local_rank),
+        "ROLE_RANK": str(world.base_role_rank + local_rank),
+        "TORCHELASTIC_RESTART_COUNT": str(restarts),
+        "TORCHELASTIC_ERROR_FILE": error_file,
+        "RANKD_ATTEMPT": str(attempt),
+    }
+    if group.virtual_local_rank:
+        env["LOCAL_RANK"] = "0"
+        if visible_devices:
+            devices = [device.strip() for device in visible_devices.split(",")]
+            if local_rank >= len(devices):
+                raise ValueError(
+                    f"virtual_local_rank: local rank {local_rank} has no device in CUDA_VISIBLE_DEVICES={visible_devices}"
+                )
+            env["CUDA_VISIBLE_DEVICES"] = devices[local_rank]
+        else:
+            env["CUDA_VISIBLE_DEVICES"] = str(local_rank)
+    return env
+
+
+_REFERENCE = re.compile(r"(\$?)\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def substitute(text: str, env: Mapping[str, str]) -> str:
+    """``text`` with every ``${NAME}`` replaced from ``env``.
+
+    A name that is not there stays as written (a shell script in ``command`` has variables of its own), and
+    ``$${NAME}`` is a literal ``${NAME}``.
+    """
+    if "${" not in text:
+        return text
+
+    def one(match: re.Match[str]) -> str:
+        escaped, name = match.groups()
+        return match.group(0)[1:] if escaped else env.get(name, match.group(0))
+
+    return _REFERENCE.sub(one, text)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """Everything needed to start one worker: what ``host.process`` is given.
+
+    ``directory`` is the worker's own (``.../attempt_<n>/<local_rank>``), made before the start; ``labels`` are what
+    the line prefix may name: group, role_name, rank, local_rank, attempt.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    directory: str
+    logs: LogRules
+    local_rank: int
+    labels: Mapping[str, str]
+    user: str = ""
+    group: str = ""
+    umask: int = -1
+
+
+def worker_plan(
+    daemon: DaemonPlan, group: GroupPlan, world: World, shared: Mapping[str, str], local_rank: int, *,
+    attempt: int, restarts: int,
+) -> WorkerPlan:  # fmt: skip
+    """One worker's plan. ``shared`` is ``group_environment`` and ``world_environment`` together.
+
+    ``command``, ``cwd`` and the values of the group's own ``env`` may name any variable that the worker will see.
+    Raises ``ValueError`` as ``rank_environment`` does.
+    """
+    directory = f"{group.logs.dir}/{group.name}/{daemon.run_id}/attempt_{attempt}/{local_rank}"
+    env = dict(shared)
+    env.update(
+        rank_environment(
+            group, world, local_rank, attempt=attempt, restarts=restarts, error_file=f"{directory}/error.json",
+            visible_devices=env.get("CUDA_VISIBLE_DEVICES"),
+        )
+    )  # fmt: skip
+    for name, value in group.env.items():
+        if "${" in value:
+            env[name] = substitute(value, env)
+    return WorkerPlan(
+        argv=tuple(substitute(word, env) for word in group.command),
+        env=env,
+        cwd=substitute(group.cwd, env),
+        directory=directory,
+        logs=group.logs,
+        local_rank=local_rank,
+        labels={
+            "group": group.name,
+            "role_name": group.role,
+            "rank": str(world.base_rank + local_rank),
+            "local_rank": str(local_rank),
+            "attempt": str(attempt),
+        },
+        user=group.user,
+        group=group.group,
+        umask=group.umask,
+    )

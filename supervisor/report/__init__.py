@@ -1,0 +1,1 @@
+"""What tells whoever listens: records, health, metrics."""
