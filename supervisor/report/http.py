@@ -1,0 +1,190 @@
+"""The health listener: GET and HEAD, answered at once from a snapshot. It waits for nobody and nothing.
+
+Imports aiohttp, and is therefore imported only after the first workers have been started; ``listen`` has claimed the
+addresses long before. One server answers on all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+from aiohttp import web
+
+from supervisor.core import health
+from supervisor.core.health import Answer, GroupView, Snapshot
+from supervisor.report.connection import FAREWELL, TEXT, USUAL, Connection, Connections, Limits, respond, text
+from supervisor.report.counts import Counts
+from supervisor.report.listen import BACKLOG, BoundListener
+from supervisor.report.metrics import Look, Metrics
+from supervisor.report.status import health_document, status
+
+HEALTH = "application/health+json"
+ALLOWED = "GET, HEAD, OPTIONS"
+GROUP_PREFIX = "/readyz/"
+RETRY_AFTER = "5"
+"""Seconds after which a client of a draining daemon may look again: by then it sees the successor, or nobody."""
+
+LEAVING = frozenset({"draining", "stopping", "stopped"})
+"""The daemon's stages in which clients should go elsewhere."""
+
+Page = Callable[[web.BaseRequest, Snapshot], web.Response]
+
+
+class HealthListener:
+    """Answers on every listener it is given, until it is stopped."""
+
+    def __init__(
+        self,
+        look: Look,
+        counts: Counts,
+        *,
+        started_at: float,
+        about: Mapping[str, str],
+        drain_status: int = 503,
+        limits: Limits = USUAL,
+    ) -> None:
+        """``look`` is asked once a request; ``about`` (service, host, run_id) heads ``/status``."""
+        self._look = look
+        self._counts = counts
+        self._about = about
+        self._drain_status = drain_status
+        self._connections = Connections(limits, self._refused)
+        self._metrics = Metrics(look, counts, started_at)
+        self._pages: dict[str, Page] = {
+            "/livez": self._livez,
+            "/startupz": self._startupz,
+            "/readyz": self._readyz,
+            "/healthz": self._readyz,
+            "/status": self._status,
+            "/metrics": self._scrape,
+        }
+        self._web: web.Server | None = None
+        self._servers: list[asyncio.Server] = []
+        self._listeners: list[BoundListener] = []
+
+    async def start(self, listeners: Sequence[BoundListener]) -> list[str]:
+        """Let clients in; returns the addresses as one can connect to them. Takes the listeners over, to close them.
+
+        Raises ``AddressUnavailable`` if somebody else got hold of an address after all; ``stop`` is due then as well.
+        """
+        loop = asyncio.get_running_loop()
+        server = self._web = web.Server(self._answer)
+        self._listeners = list(listeners)
+        for listener in listeners:
+            listener.listen()
+        addresses = [listener.name for listener in listeners]
+        for listener in listeners:
+            self._servers.append(
+                await loop.create_server(
+                    lambda: Connection(server, self._connections), sock=listener.socket, backlog=BACKLOG
+                )
+            )
+        return addresses
+
+    async def stop(self) -> None:
+        """Give the addresses back and close every connection, those with an answer under way at most a second later."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for listener in self._listeners:
+            listener.close()
+        if self._web is not None:
+            self._web.pre_shutdown()
+            await self._web.shutdown(FAREWELL)
+            self._web = None
+        self._connections.abort()
+        await asyncio.sleep(0)  # transports say goodbye to their protocols in the loop's next turn
+
+    # ---- answers
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        label, page = self._find(request.path)
+        code = 500
+        try:
+            response = self._respond(request, page)
+            code = response.status
+            return response
+        finally:
+            self._counts.http_requests[label, code] += 1
+
+    def _respond(self, request: web.BaseRequest, page: Page | None) -> web.Response:
+        snapshot = self._look(workers=page == self._status)
+        if page is None:
+            response = text(404, f"nothing here; there are {', '.join(self._pages)} and {GROUP_PREFIX}GROUP")
+        elif request.method in {"GET", "HEAD"}:
+            response = page(request, snapshot)
+        else:
+            options = request.method == "OPTIONS"
+            response = respond(204, b"", TEXT) if options else text(405, f"only {ALLOWED}")
+            response.headers["Allow"] = ALLOWED
+        if snapshot.stage in LEAVING:
+            response.headers["Connection"] = "close"
+            response.force_close()
+        elif not request.content.is_eof():
+            response.force_close()  # no body is read, so nothing can follow it
+        return response
+
+    def _refused(self, status: int) -> None:
+        self._counts.http_requests["other", status] += 1
+
+    def _find(self, path: str) -> tuple[str, Page | None]:
+        """The page, and what it is called in metrics: a client cannot make up new names there."""
+        page = self._pages.get(path)
+        if page is not None:
+            return path, page
+        if path.startswith(GROUP_PREFIX) and len(path) > len(GROUP_PREFIX):
+            return GROUP_PREFIX + "GROUP", self._readyz_group
+        return "other", None
+
+    def _livez(self, request: web.BaseRequest, snapshot: Snapshot) -> web.Response:
+        return self._health(request, snapshot, health.live(), ())
+
+    def _startupz(self, request: web.BaseRequest, snapshot: Snapshot) -> web.Response:
+        return self._health(request, snapshot, health.started(snapshot), tuple(snapshot.groups.values()))
+
+    def _readyz(self, request: web.BaseRequest, snapshot: Snapshot) -> web.Response:
+        return self._readiness(request, snapshot, health.ready(snapshot), tuple(snapshot.groups.values()))
+
+    def _readyz_group(self, request: web.BaseRequest, snapshot: Snapshot) -> web.Response:
+        name = request.path.removeprefix(GROUP_PREFIX)
+        answer = health.group_ready(snapshot, name)
+        if answer is None:
+            return text(404, f"no such group; there are: {', '.join(snapshot.groups)}")
+        return self._readiness(request, snapshot, answer, (snapshot.groups[name],))
+
+    def _readiness(
+        self, request: web.BaseRequest, snapshot: Snapshot, answer: Answer, groups: tuple[GroupView, ...]
+    ) -> web.Response:
+        if snapshot.stage not in LEAVING:
+            return self._health(request, snapshot, answer, groups)
+        response = self._health(request, snapshot, answer, groups, failing=self._drain_status)
+        response.headers["Retry-After"] = RETRY_AFTER
+        return response
+
+    def _health(
+        self, request: web.BaseRequest, snapshot: Snapshot, answer: Answer, groups: tuple[GroupView, ...],
+        failing: int = 503,
+    ) -> web.Response:  # fmt: skip
+        code = 200 if answer.ok else failing
+        if _wants_document(request):
+            return respond(code, _json(health_document(answer, snapshot, groups)), HEALTH)
+        return text(code, "ok" if answer.ok else "\n".join(answer.reasons))
+
+    def _status(self, _request: web.BaseRequest, snapshot: Snapshot) -> web.Response:
+        return respond(200, _json(status(snapshot, self._about)), "application/json")
+
+    def _scrape(self, request: web.BaseRequest, _snapshot: Snapshot) -> web.Response:
+        body, content_type = self._metrics.exposition(request.headers.get("Accept", ""))
+        return respond(200, body, content_type)
+
+
+# Not in ASCII: lone surrogates would pass as escapes that strict parsers refuse, where ``respond`` replaces them.
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _wants_document(request: web.BaseRequest) -> bool:
+    if HEALTH in request.headers.get("Accept", ""):
+        return True
+    return bool(request.query_string) and "verbose" in request.query
