@@ -1,0 +1,165 @@
+"""All the workers' pipes are one thing to the loop: an epoll of ours, read fairly and in bounded pieces.
+
+The loop calls once a turn whatever the number of pipes, and the kernel serves them in rotation: epoll_wait(2) puts a
+level-triggered descriptor that it reported at the end of its list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import select
+import sys
+import termios
+from contextlib import suppress
+
+from supervisor.host.sinks import LINE_LIMIT, Sink
+
+BLOCK = LINE_LIMIT
+"""Bytes of one read: what a pipe holds, unless it is enlarged (pipe(7))."""
+
+PIPES_A_TURN = 16
+"""Pipes read in one turn of the loop, a block each, however many are ready: a megabyte, some two milliseconds."""
+
+SHORT = BLOCK // 2
+QUICK = 0.0002
+STREAK = 4
+GATHER_FOR = 0.001
+"""After ``STREAK`` turns within ``QUICK`` seconds of each other that brought less than ``SHORT`` bytes each, we wait.
+
+A worker that writes line by line as fast as it can would otherwise be read line by line, at three times the cost. At a
+thousand lines a second from a thousand workers a timer costs more than it saves: there each line is read as it comes.
+"""
+
+LARGE = 1 << 18
+LARGE_PIPES = 64
+"""A pipe found full is enlarged, so that its worker can go on while we gather: so many at a time, a quarter of what all
+pipes of an unprivileged user may hold (pipe-user-pages-soft, pipe(7))."""
+
+
+class Pipe:
+    """The reading end of one worker's stream and the sinks that its bytes go to; ``fd`` is -1 once it is closed."""
+
+    __slots__ = ("fd", "large", "name", "sinks")
+
+    def __init__(self, fd: int, name: tuple[str, str], *sinks: Sink) -> None:
+        self.fd = fd
+        self.name = name
+        self.sinks = sinks
+        self.large = False
+
+
+class Pipes:
+    """Reads every pipe that flows; ``counts`` has the bytes read so far by the pipes' names."""
+
+    def __init__(self, counts: dict[tuple[str, str], int]) -> None:
+        self._counts = counts
+        self._pipes: dict[int, Pipe] = {}
+        self._ready = select.epoll()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._gathering: asyncio.TimerHandle | None = None
+        self._turned_at = 0.0
+        self._streak = 0
+        self._large = 0
+        # glibc returns free memory at the top of the heap to the kernel and faults it in anew for the next block, which
+        # doubles the cost of a tee. Freeing a mapping of this size raises that threshold to twice as much (mallopt(3)).
+        bytes(8 * BLOCK)
+
+    def add(self, pipe: Pipe) -> None:
+        """The pipe is ours to end, and rests. Needs a running loop; raises ``OSError`` (epoll_ctl(2))."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._listen()
+        self._ready.register(pipe.fd, 0)  # here, where a failure can still be answered by not starting the worker
+        self._pipes[pipe.fd] = pipe
+
+    def flow(self, pipe: Pipe) -> None:
+        """Whatever comes through the pipe is read from here on, until its end."""
+        if pipe.fd >= 0:
+            self._ready.modify(pipe.fd, select.EPOLLIN)
+
+    def drain(self, pipe: Pipe) -> None:
+        """What is in the pipe at this moment is read, and no more: somebody may fill it as fast as we read."""
+        if pipe.fd < 0:
+            return
+        left = int.from_bytes(fcntl.ioctl(pipe.fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+        while left > 0 and (taken := self._take(pipe)):
+            left -= taken
+
+    def end(self, pipe: Pipe) -> None:
+        """The pipe is closed and its sinks finished. Idempotent."""
+        if pipe.fd < 0:
+            return
+        if self._pipes.pop(pipe.fd, None) is not None:
+            # Before the close: a process between fork and exec still holds the pipe, and with it the registration.
+            self._ready.unregister(pipe.fd)
+        os.close(pipe.fd)
+        pipe.fd = -1
+        self._large -= pipe.large
+        for sink in pipe.sinks:
+            sink.finish()
+
+    def close(self) -> None:
+        """Every pipe is drained and ended, and the loop knows nothing of us. Idempotent."""
+        for pipe in list(self._pipes.values()):
+            self.drain(pipe)
+            self.end(pipe)
+        if not self._ready.closed:
+            self._ignore()
+            self._ready.close()
+
+    def _turn(self) -> None:
+        assert self._loop is not None
+        ready = self._ready.poll(0, PIPES_A_TURN)
+        taken = 0
+        for fd, _ in ready:
+            pipe = self._pipes.get(fd)  # None: what an earlier one led to has closed it
+            if pipe is not None:
+                taken += self._take(pipe)
+        now = self._loop.time()
+        if now - self._turned_at > QUICK:
+            self._streak = 0
+        elif taken < SHORT and len(ready) < PIPES_A_TURN:
+            self._streak += 1
+            if self._streak >= STREAK:
+                self._ignore()
+                self._gathering = self._loop.call_later(GATHER_FOR, self._gathered)
+        self._turned_at = now
+
+    def _take(self, pipe: Pipe) -> int:
+        """The number of bytes moved from the pipe into its sinks, a block at most; 0: nothing is there now."""
+        try:
+            block = os.read(pipe.fd, BLOCK)
+        except BlockingIOError:
+            return 0
+        if not block:
+            self.end(pipe)
+            return 0
+        taken = len(block)
+        self._counts[pipe.name] += taken
+        if taken == BLOCK and not pipe.large and self._large < LARGE_PIPES:
+            pipe.large = True
+            self._large += 1
+            with suppress(PermissionError):  # the user's limit is reached: it goes on as it is
+                fcntl.fcntl(pipe.fd, fcntl.F_SETPIPE_SZ, LARGE)
+        for sink in pipe.sinks:
+            sink.write(block)
+        return taken
+
+    def _gathered(self) -> None:
+        assert self._loop is not None
+        self._gathering = None
+        self._turned_at = self._loop.time()
+        self._listen()
+
+    def _listen(self) -> None:
+        assert self._loop is not None
+        self._loop.add_reader(self._ready.fileno(), self._turn)
+
+    def _ignore(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        elif self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._ready.fileno())

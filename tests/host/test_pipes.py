@@ -1,0 +1,139 @@
+"""Pipes are read fairly, in bounded pieces, and not oftener than is worth it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pytest
+
+from supervisor.host.pipes import BLOCK, GATHER_FOR, LARGE, LARGE_PIPES, PIPES_A_TURN, Pipe, Pipes
+from tests.host.observing import until
+
+
+class Echo:
+    """A sink that puts into its own pipe as much as was taken from it, so that this is always ready again."""
+
+    def __init__(self) -> None:
+        self.reading, self.writing = os.pipe()
+        os.set_blocking(self.reading, False)
+        self.pipe = Pipe(self.reading, ("trainer", "stdout"), self)
+        self.blocks: list[int] = []
+        self.stopped = False
+
+    def write(self, block: bytes) -> None:
+        self.blocks.append(len(block))
+        if not self.stopped:
+            os.write(self.writing, block)
+
+    def finish(self) -> None:
+        os.close(self.writing)
+
+
+class Reading:
+    """Pipes that count the loop's turns with reads in them."""
+
+    def __init__(self) -> None:
+        self.counts: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.pipes = Pipes(self.counts)
+        self.echoes: list[Echo] = []
+
+    def echo(self, first: bytes) -> Echo:
+        made = Echo()
+        self.echoes.append(made)
+        self.pipes.add(made.pipe)
+        self.pipes.flow(made.pipe)
+        os.write(made.writing, first)
+        return made
+
+    def blocks(self) -> int:
+        return sum(len(echo.blocks) for echo in self.echoes)
+
+    def close(self) -> None:
+        for echo in self.echoes:
+            echo.stopped = True
+        self.pipes.close()
+
+
+@pytest.fixture
+async def reading() -> Iterator[Reading]:  # type: ignore[misc]
+    made = Reading()
+    yield made
+    made.close()
+
+
+async def test_every_pipe_has_its_turn_however_many_are_always_ready_and_a_turn_is_bounded(reading: Reading) -> None:
+    count = 5 * PIPES_A_TURN
+    for _ in range(count):
+        reading.echo(bytes(BLOCK))
+    for _ in range(20):
+        before = reading.blocks()
+        await asyncio.sleep(0)
+        assert reading.blocks() - before <= PIPES_A_TURN
+    served = [len(echo.blocks) for echo in reading.echoes]
+    assert reading.blocks() >= 2 * count
+    assert max(served) - min(served) <= 1
+    assert {size for echo in reading.echoes for size in echo.blocks} == {BLOCK}
+
+
+async def test_small_writes_in_quick_succession_are_gathered(reading: Reading) -> None:
+    loop = asyncio.get_running_loop()
+    echo = reading.echo(b"a line\n")
+    began_at = loop.time()
+    await until(lambda: len(echo.blocks) >= 40)
+    # Of two turns that follow each other at once, the second is followed by a pause.
+    assert loop.time() - began_at >= 19 * GATHER_FOR
+
+
+async def test_a_line_or_two_now_and_then_are_read_in_the_turn_they_come_in(reading: Reading) -> None:
+    loop = asyncio.get_running_loop()
+    echo = reading.echo(b"")
+    echo.stopped = True
+    for number in range(3):
+        resting = loop.create_future()
+        loop.call_later(2 * GATHER_FOR, resting.set_result, None)
+        await resting
+        for line in (1, 2):
+            os.write(echo.writing, b"a line\n")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert len(echo.blocks) == 2 * number + line
+
+
+async def test_pipes_found_full_are_enlarged_while_there_are_few_of_them(reading: Reading) -> None:
+    for _ in range(LARGE_PIPES + 8):
+        reading.echo(bytes(BLOCK))
+    await until(lambda: all(len(echo.blocks) >= 2 for echo in reading.echoes))
+
+    def large() -> int:
+        return sum(fcntl.fcntl(echo.reading, fcntl.F_GETPIPE_SZ) == LARGE for echo in reading.echoes)
+
+    assert large() == LARGE_PIPES
+    for echo in reading.echoes[:8]:
+        echo.stopped = True
+        reading.pipes.end(echo.pipe)
+    del reading.echoes[:8]
+    await until(lambda: large() == LARGE_PIPES)
+
+
+async def test_a_pipe_at_rest_is_not_read(reading: Reading) -> None:
+    made = Echo()
+    reading.echoes.append(made)
+    reading.pipes.add(made.pipe)
+    os.write(made.writing, b"a line\n")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert made.blocks == []
+    reading.pipes.flow(made.pipe)
+    made.stopped = True
+    await until(lambda: made.blocks)
+    assert reading.counts == {("trainer", "stdout"): 7}
+
+
+async def test_a_drain_takes_what_was_there_and_not_what_comes_meanwhile(reading: Reading) -> None:
+    echo = reading.echo(bytes(BLOCK))
+    reading.pipes.drain(echo.pipe)
+    assert echo.blocks == [BLOCK]
