@@ -1,0 +1,118 @@
+"""Processes as /proc shows them, and how to signal exactly the one that was seen.
+
+Numbers are reused: a process is its number and its start time together, and what is sent goes through a pidfd that was
+compared with both.
+"""
+
+from __future__ import annotations
+
+import os
+import signal as signals
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+NOT_CONTINUED = frozenset(
+    {signals.SIGKILL, signals.SIGCONT, signals.SIGSTOP, signals.SIGTSTP, signals.SIGTTIN, signals.SIGTTOU}
+)
+"""Signals that need no SIGCONT behind them to be acted on by a stopped process, or would be undone by it."""
+
+OUT_OF_REACH: tuple[type[OSError], ...] = (ProcessLookupError, PermissionError)
+"""It has ended, or has become another user's: a stop that does not come true is noticed, and said, by its deadline."""
+
+
+class Process(NamedTuple):
+    """A process as proc_pid_stat(5) shows it. ``started`` is in clock ticks since boot; with ``pid`` it is unique."""
+
+    pid: int
+    name: str
+    state: str
+    parent: int
+    group: int
+    session: int
+    started: int
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """No other process has or will have this, until the next boot."""
+        return self.pid, self.started
+
+    @property
+    def dead(self) -> bool:
+        return self.state in "ZX"
+
+    def __str__(self) -> str:
+        return f"{self.pid} {self.name}"
+
+
+def read_process(pid: int) -> Process | None:
+    """The process of that number, dead ones that nobody has waited for included; None if there is none."""
+    try:
+        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.read(file, 4096)
+        finally:
+            os.close(file)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    head, _, tail = data.rpartition(b") ")  # a name may contain anything, brackets and spaces too
+    fields = tail.split(None, 20)
+    name = head.partition(b"(")[2].decode("utf-8", "backslashreplace")
+    return Process(pid, name, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+
+
+def open_proved(process: Process) -> int | None:
+    """A pidfd of exactly this process; None if it has ended, whoever has its number now. The caller closes it.
+
+    The number is opened first and compared then: what a pidfd refers to does not change any more.
+    """
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    try:
+        now = read_process(process.pid)
+    except BaseException:
+        os.close(pidfd)
+        raise
+    if now is not None and now.started == process.started and not now.dead:
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def processes(besides: Collection[int]) -> Iterator[Process]:
+    """Every process of this host, read one by one, but those with the numbers ``besides``."""
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal() and (pid := int(entry)) not in besides:
+            process = read_process(pid)
+            if process is not None:
+                yield process
+
+
+def send(process: Process, signal: int) -> None:
+    """Signal exactly this process, and nobody who has its number now. Raises ``OSError`` when short of descriptors."""
+    pidfd = open_proved(process)
+    if pidfd is None:
+        return
+    try:
+        with suppress(*OUT_OF_REACH):
+            signals.pidfd_send_signal(pidfd, signal)
+            if signal not in NOT_CONTINUED:
+                signals.pidfd_send_signal(pidfd, signals.SIGCONT)
+    finally:
+        os.close(pidfd)
+
+
+def inherited(pid: int, name: str) -> str:
+    """The variable as it was at exec(2); empty if there was none, if it is written over, or if we may not read it."""
+    environment = b""
+    with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+        for _ in range(3):
+            with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+                environment = file.readall()
+            if environment:
+                break
+            os.sched_yield()  # in the midst of exec(2) there is none for a moment
+    _, _, rest = (b"\0" + environment).partition(f"\0{name}=".encode())
+    return rest.partition(b"\0")[0].decode("ascii", "replace")
