@@ -1,0 +1,55 @@
+"""``rankd check``: whether a configuration is right, and if not, everything that is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from supervisor import errors
+
+if TYPE_CHECKING:
+    from supervisor.plan import DaemonPlan
+
+HELP = "say everything that is wrong with a configuration file, or that it is right"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG.toml")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout instead of words")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Exit code 0 or 78; mistakes on stderr, one a line."""
+    from supervisor.config import load  # noqa: PLC0415 - pydantic takes its time
+
+    try:
+        plan = load(arguments.config, os.environ)
+    except errors.ConfigError as error:
+        if arguments.json:
+            mistakes = [
+                {"file": one.file, "line": one.line, "key": one.key, "what": one.what} for one in error.mistakes
+            ]
+            sys.stdout.write(json.dumps({"ok": False, "mistakes": mistakes}) + "\n")
+        else:
+            sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    if arguments.json:
+        groups = {group.name: {"workers": group.workers} for group in plan.groups.values()}
+        sys.stdout.write(json.dumps({"ok": True, "groups": groups, "listen": plan.listen}) + "\n")
+    else:
+        sys.stdout.write(f"{arguments.config}: ok: {in_words(plan)}\n")
+    return errors.OK
+
+
+def in_words(plan: DaemonPlan) -> str:
+    """``1 group (trainer: 4 workers), health on 127.0.0.1:8080``."""
+    groups = ", ".join(f"{group.name}: {_count(group.workers, 'worker')}" for group in plan.groups.values())
+    health = f"health on {', '.join(plan.listen)}" if plan.listen else "no health listener"
+    return f"{_count(len(plan.groups), 'group')} ({groups}), {health}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -1,0 +1,228 @@
+"""The validated tables of a file -> the plan; and the mistakes that show only in several keys together, or on the
+machine: local ranks that no worker has, users that do not exist, workers that the host has no devices for."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from supervisor import values
+from supervisor.config import defaults, files, relations
+from supervisor.config.mistakes import Mistakes
+from supervisor.plan import (
+    Backoff,
+    DaemonPlan,
+    GroupPlan,
+    LogRules,
+    RestartRules,
+    Rung,
+    StopRules,
+    Streams,
+    World,
+    group_environment,
+    rank_environment,
+    world_environment,
+)
+
+if TYPE_CHECKING:
+    from supervisor.config import tables
+
+ENDLESS_PAUSE = 1.0
+"""Seconds before the first restart when there is no limit to them: an endless loop needs a pause."""
+
+
+def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistakes: Mistakes) -> DaemonPlan:
+    """The plan of a file that is in ``folder``. It is to be used only if ``mistakes`` has none afterwards."""
+    daemon = file.daemon
+
+    def directory(key: str, given: str | None, default: Callable[[Mapping[str, str]], str]) -> str:
+        try:
+            return os.path.join(folder, given) if given is not None else default(environ)
+        except ValueError as error:
+            mistakes.say(("daemon", key), str(error))
+            return folder
+
+    state_dir = directory("state_dir", daemon.state_dir, defaults.state_dir)
+    _check_listeners(file.health.listen, mistakes)
+    relations.check(file.groups, mistakes)
+    return DaemonPlan(
+        name=daemon.name,
+        node_id=daemon.node_id or defaults.node_id(),
+        run_id=daemon.run_id or defaults.run_id(),
+        state_dir=state_dir,
+        runtime_dir=directory("runtime_dir", daemon.runtime_dir, defaults.runtime_dir),
+        groups={name: _group(name, group, folder, state_dir, environ, mistakes) for name, group in file.groups.items()},
+        when_done=daemon.when_done,
+        drain_delay=daemon.drain_delay,
+        log_level=file.log.level,
+        log_format=file.log.format,
+        listen=tuple(file.health.listen),
+        drain_status=file.health.drain_status,
+    )
+
+
+def _group(
+    name: str, group: tables.Group, folder: str, state_dir: str, environ: Mapping[str, str], mistakes: Mistakes
+) -> GroupPlan:
+    workers = _workers(name, group, environ, mistakes)
+    if not group.command[0]:
+        mistakes.say(("groups", name, "command", 0), "must not be empty")
+    return GroupPlan(
+        name=name,
+        command=(*group.command, *group.args),
+        workers=workers,
+        role=group.role or name,
+        logs=_logs(name, group.logs, workers, state_dir, mistakes),
+        cwd=_cwd(group.cwd, folder),
+        user=_user(name, group, mistakes),
+        group=_account(name, "group", group.group, mistakes),
+        umask=-1 if group.umask is None else group.umask,
+        env=_env(name, group, folder, mistakes),
+        inherit_env=group.inherit_env,
+        depends_on=group.depends_on,
+        required=group.required,
+        virtual_local_rank=group.virtual_local_rank,
+        master_port=group.master_port,
+        restart=_restart(name, group.restart, mistakes),
+        stop=StopRules(tuple(Rung(rung.signal, rung.wait) for rung in group.stop.ladder), group.stop.scope),
+    )
+
+
+def _workers(name: str, group: tables.Group, environ: Mapping[str, str], mistakes: Mistakes) -> int:
+    if isinstance(group.workers, int):
+        return group.workers
+    from supervisor.host.topology import count_workers  # noqa: PLC0415  (most files give a number)
+
+    try:
+        return count_workers(group.workers, environ)
+    except ValueError as error:
+        mistakes.say(("groups", name, "workers"), str(error))
+        return 1
+
+
+def _cwd(given: str | None, folder: str) -> str:
+    """Absolute, unless it begins with a variable: that one is to bring an absolute path."""
+    if given is None:
+        return ""
+    return given if given.startswith("${") else os.path.normpath(os.path.join(folder, given))
+
+
+def _restart(name: str, rules: tables.Restart, mistakes: Mistakes) -> RestartRules:
+    path = ("groups", name, "restart")
+    both = sorted(set(rules.fatal_exit_codes) & set(rules.success_exit_codes))
+    if both:
+        codes = ", ".join(map(str, both))
+        mistakes.say((*path, "fatal_exit_codes"), f"{codes} cannot be fatal and among success_exit_codes")
+    backoff = rules.backoff
+    initial = backoff.initial
+    if rules.max_restarts == -1 and "initial" not in backoff.model_fields_set:
+        initial = min(ENDLESS_PAUSE, backoff.max)
+    if initial > backoff.max and not mistakes.about(*path, "backoff", "max"):
+        mistakes.say((*path, "backoff", "initial"), f"is longer than backoff.max ({backoff.max:g} s)")
+    return RestartRules(
+        policy=rules.policy,
+        scope=rules.scope,
+        max_restarts=rules.max_restarts,
+        window=rules.window,
+        backoff=Backoff(initial, backoff.factor, backoff.max, backoff.jitter),
+        reset_after=rules.reset_after,
+        fatal_exit_codes=frozenset(rules.fatal_exit_codes),
+        success_exit_codes=frozenset(rules.success_exit_codes),
+    )
+
+
+def _logs(name: str, logs: tables.Logs, workers: int, state_dir: str, mistakes: Mistakes) -> LogRules:
+    path = ("groups", name, "logs")
+
+    def check(key: str, rank: int) -> None:
+        if rank >= workers and not mistakes.about("groups", name, "workers"):
+            have = f"{workers} workers: 0 to {workers - 1}" if workers > 1 else "1 worker: 0"
+            mistakes.say((*path, key), f"there is no local rank {rank} (the group has {have})")
+
+    def of(key: str, streams: Streams) -> Streams:
+        for rank in streams.of:
+            check(key, rank)
+        return streams
+
+    for rank in logs.local_ranks_filter:
+        check("local_ranks_filter", rank)
+    return LogRules(
+        dir=os.path.normpath(os.path.join(state_dir, logs.dir)),
+        redirects=of("redirects", logs.redirects),
+        tee=of("tee", logs.tee),
+        prefix=logs.prefix,
+        local_ranks_filter=frozenset(logs.local_ranks_filter),
+    )
+
+
+def _user(name: str, group: tables.Group, mistakes: Mistakes) -> str:
+    if group.user is not None and group.user.isdecimal() and group.group is None and os.geteuid() == 0:
+        try:
+            pwd.getpwuid(int(group.user))
+        except KeyError:
+            mistakes.say(("groups", name, "user"), f"{group.user} has no name here, so its group has to be given, too")
+    return _account(name, "user", group.user, mistakes)
+
+
+def _account(name: str, key: str, given: str | None, mistakes: Mistakes) -> str:
+    """A user or group that exists (an id needs no name), and that we may change to."""
+    if given is None:
+        return ""
+    path = ("groups", name, key)
+    try:
+        number = _id_of(key, given)
+    except KeyError:
+        mistakes.say(path, f"there is no {key} {values.shown(given)} on this host")
+        return given
+    ours = os.geteuid() if key == "user" else os.getegid()
+    if os.geteuid() != 0 and number != ours:
+        mistakes.say(path, f"only root may run workers as another {key} (rankd runs as uid {os.geteuid()})")
+    return given
+
+
+def _id_of(key: str, given: str) -> int:
+    if given.isdecimal():
+        return int(given)
+    return pwd.getpwnam(given).pw_uid if key == "user" else grp.getgrnam(given).gr_gid
+
+
+def _set_by_us() -> frozenset[str]:
+    """Variables that every worker gets from us whatever the configuration says: asked from those who set them."""
+    group, world = GroupPlan("", (), 1, "", LogRules("")), World(0, "", 0, 1)
+    shared = group_environment(DaemonPlan("", "", "", "", "", {}), group, {})
+    ours = rank_environment(group, world, 0, attempt=1, restarts=0, error_file="", visible_devices=None)
+    return frozenset(shared | world_environment(world) | ours) - {"TORCH_NCCL_ASYNC_ERROR_HANDLING"}
+
+
+SET_BY_US = _set_by_us()
+
+
+def _env(name: str, group: tables.Group, folder: str, mistakes: Mistakes) -> dict[str, str]:
+    path = ("groups", name)
+    env: dict[str, str] = {}
+    for number, given in enumerate(group.env_files):
+        file = os.path.join(folder, given)
+        try:
+            found, wrong = files.parse_environment(file, files.read(file), SET_BY_US)
+        except ValueError as error:
+            mistakes.say((*path, "env_files", number), f"{values.shown(file)} {error}")
+            continue
+        env |= found
+        mistakes.elsewhere += wrong
+    for variable in group.env:
+        try:
+            values.env_name(variable)
+        except ValueError as error:
+            mistakes.say((*path, "env", variable), str(error))
+        if variable in SET_BY_US:
+            mistakes.say((*path, "env", variable), files.OURS)
+    return env | group.env
+
+
+def _check_listeners(listen: list[str], mistakes: Mistakes) -> None:
+    for number, address in enumerate(listen):
+        if address in listen[:number] and not address.endswith(":0"):
+            mistakes.say(("health", "listen", number), f"{values.shown(address)} is listed twice")

@@ -1,0 +1,67 @@
+"""What a configuration does not say: directories and names, found out from the environment and the machine."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+from collections.abc import Mapping
+
+HOSTS = "/etc/hosts"
+
+
+def state_dir(environ: Mapping[str, str]) -> str:
+    """Where state and logs go: systemd's (systemd.exec(5)), else the user's (XDG base directories).
+
+    Raises ``ValueError`` when there is neither.
+    """
+    if given := environ.get("STATE_DIRECTORY", "").split(":")[0]:
+        return os.path.abspath(given)
+    xdg = environ.get("XDG_STATE_HOME", "")
+    return os.path.join(xdg if os.path.isabs(xdg) else os.path.join(_home(environ), ".local/state"), "rankd")
+
+
+def runtime_dir(environ: Mapping[str, str]) -> str:
+    """Where sockets and pipes go. The last resort is in a place that others write to: whoever makes it has to see
+    that it is ours and of mode 0700."""
+    if given := environ.get("RUNTIME_DIRECTORY", "").split(":")[0]:
+        return os.path.abspath(given)
+    if os.path.isabs(xdg := environ.get("XDG_RUNTIME_DIR", "")):
+        return os.path.join(xdg, "rankd")
+    if os.geteuid() == 0:
+        return "/run/rankd"
+    return os.path.join(os.path.abspath(environ.get("TMPDIR") or "/tmp"), f"rankd-{os.geteuid()}")  # noqa: S108
+
+
+def node_id() -> str:
+    """The host's name, fully qualified if the host itself knows how.
+
+    Only the kernel and /etc/hosts are asked: ``socket.getfqdn`` asks DNS, and where that is broken a start would wait
+    for it for seconds.
+    """
+    name = socket.gethostname()
+    if "." in name:
+        return name
+    try:
+        with open(HOSTS, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                names = line.partition("#")[0].split()[1:]
+                if name in names:
+                    return next((one for one in names if one.startswith(name + ".")), name)
+    except OSError:
+        return name
+    return name
+
+
+def run_id() -> str:
+    """Twelve random hexadecimal digits."""
+    return os.urandom(6).hex()
+
+
+def _home(environ: Mapping[str, str]) -> str:
+    if os.path.isabs(home := environ.get("HOME", "")):
+        return home
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        raise ValueError("is missing, and there is no home directory to put it in") from None

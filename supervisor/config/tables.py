@@ -1,0 +1,216 @@
+"""Every table and key of a configuration file: its type, its default as people write it, and what it does.
+
+A new key is one line here, a new table one class and one field; ``assemble`` turns them into the plan and
+``config/rankd.toml`` shows them. What concerns several keys at once, or the machine, is ``assemble``'s, so that every
+mistake can be told at once.
+"""
+# Annotations are real objects here: pydantic would have to evaluate strings at every start.
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+
+from supervisor import values
+from supervisor.plan import Condition, Format, Policy, Reach, Scope, Streams
+from supervisor.report.listen import parse_address
+
+
+def key(default: Any, description: str | None = None) -> Any:
+    """A key with its default as it would stand in the file, and a sentence for editors; tables bring their own."""
+    return Field(default=default, description=description)
+
+
+def _text(pattern: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^({pattern})$"}
+
+
+def _address(text: str) -> str:
+    """An address that the health listener can take, unchanged."""
+    try:
+        address = parse_address(text)
+    except ValueError as error:
+        raise ValueError(f"{values.shown(text)}: {error}") from None
+    if len(address.path.encode()) > 107 or "\0" in text:
+        raise ValueError(f"{values.shown(text)}: a unix socket's path has at most 107 bytes and no NUL (unix(7))")
+    return text
+
+
+NonNegative: dict[str, Any] = {"type": "number", "minimum": 0}
+Duration = Annotated[
+    float, PlainValidator(values.duration), WithJsonSchema({"anyOf": [NonNegative, _text(values.DURATION)]})
+]
+Signal = Annotated[
+    int,
+    PlainValidator(values.signal_number),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 64}, _text("[A-Za-z0-9]+")]}),
+]
+StreamsByRank = Annotated[Streams, PlainValidator(values.streams), WithJsonSchema(_text(values.STREAMS))]
+Workers = Annotated[
+    int | values.Counted,
+    PlainValidator(values.workers),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": values.MOST_WORKERS},
+                {"type": "string", "enum": list(get_args(values.Counted))},
+            ]
+        }
+    ),
+]
+Umask = Annotated[int, PlainValidator(values.umask), WithJsonSchema(_text(values.UMASK))]
+Account = Annotated[
+    str,
+    PlainValidator(values.account),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}]}),
+]
+Listen = Annotated[
+    str, AfterValidator(_address), WithJsonSchema(_text(r"unix:/.+|(\[[^\[\]]+\]|[^:\[\]]*):[0-9]{1,5}"))
+]
+String = Annotated[str, AfterValidator(values.no_nul)]
+Word = Annotated[String, Field(min_length=1)]
+Path = Annotated[str, Field(min_length=1), AfterValidator(values.path)]
+DirectoryName = Annotated[str, Field(min_length=1), AfterValidator(values.directory_name)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+LocalRank = Annotated[int, Field(ge=0)]
+ExitCode = Annotated[int, Field(ge=0, le=255)]
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
+
+
+class Daemon(Table):
+    """The daemon itself."""
+
+    name: Word = key("rankd", "Service name in records and metrics.")
+    node_id: Word | None = key(None, "This host's name among others. Default: its fully qualified name.")
+    run_id: DirectoryName | None = key(None, "TORCHELASTIC_RUN_ID, and a folder of the logs. Default: random.")
+    state_dir: Path | None = key(
+        None, "Logs and state. Default: $STATE_DIRECTORY, else $XDG_STATE_HOME/rankd, else ~/.local/state/rankd."
+    )
+    runtime_dir: Path | None = key(
+        None, "Sockets and pipes, mode 0700. Default: $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR/rankd, else /run/rankd."
+    )
+    when_done: Literal["exit", "stay"] = key(
+        "exit", "When every group has finished: exit, or stay and keep serving health."
+    )
+    drain_delay: Duration = key("0s", "/readyz says no for this long before the first worker is told to stop.")
+
+
+class Log(Table):
+    """The daemon's own records."""
+
+    level: Literal["debug", "info", "warning", "error"] = key("info", "The least important level that is written.")
+    format: Format = key("auto", "auto: journal under journald, console on a terminal, else json.")
+
+
+class Health(Table):
+    """Who may ask how things are, over HTTP."""
+
+    listen: list[Listen] = key(
+        ["127.0.0.1:8080"],
+        "host:port, [v6]:port, :port or unix:/path; port 0 takes a free one; an empty list: no listener.",
+    )
+    drain_status: Annotated[int, Field(ge=400, le=599)] = key(
+        503, "HTTP status of /readyz while draining; 404 for HAProxy's disable-on-404."
+    )
+
+
+class Backoff(Table):
+    """Pause before a restart: initial * factor^k, at most max, less up to jitter of itself."""
+
+    initial: Duration = key("0s", "The first pause. With max_restarts = -1 the default is 1s.")
+    factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = key(2.0, "Each pause is so many times the last one.")
+    max: Duration = key("60s", "No pause is longer.")
+    jitter: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = key(
+        0.25, "Each pause is up to this part of itself shorter."
+    )
+
+
+class Restart(Table):
+    """When and how often workers are restarted."""
+
+    policy: Policy = key("on-failure", "always, on-failure or never.")
+    scope: Scope = key("group", "group: one fails, all restart; worker: only the one.")
+    max_restarts: Annotated[int, Field(ge=-1)] = key(3, "How many restarts are allowed; -1: no limit.")
+    window: Duration = key(
+        "0s", "0: max_restarts is for the run's life; else: at most max_restarts within any time so long."
+    )
+    backoff: Backoff = key({})
+    reset_after: Duration = key(
+        "10m", "Healthy for so long: backoff and, with a window, the budget start afresh. 0: never."
+    )
+    fatal_exit_codes: list[ExitCode] = key([], "Exit codes that are never retried.")
+    success_exit_codes: list[ExitCode] = key([0], "Exit codes that are a success.")
+
+
+class Rung(Table):
+    """One step of a stop ladder."""
+
+    signal: Signal = Field(description='The signal to send: "SIGTERM", "TERM" or 15.')
+    wait: Duration = Field(description="How long to wait for the workers to be gone before the next step.")
+
+
+class Stop(Table):
+    """How workers are stopped."""
+
+    ladder: Annotated[list[Rung], Field(min_length=1)] = key(
+        [{"signal": "SIGTERM", "wait": "30s"}, {"signal": "SIGKILL", "wait": "10s"}],
+        "Signals, one after the other, each with the time to wait for its effect.",
+    )
+    scope: Reach = key(
+        "tree", "Whom the signals reach: tree: all descendants, group: the process group, leader: the worker alone."
+    )
+
+
+class Logs(Table):
+    """Where the workers' output goes."""
+
+    dir: Path = key("logs", "Folder of the log files, relative to state_dir.")
+    redirects: StreamsByRank = key("0", "To files only: 0 none, 1 stdout, 2 stderr, 3 both, or by local rank 0:1,3:2.")
+    tee: StreamsByRank = key("3", "To the console and to files, written as redirects.")
+    prefix: String = key(
+        "[${role_name}${local_rank}]:",
+        "Before each console line; knows ${role_name} ${local_rank} ${rank} ${group} ${attempt} ${pid}.",
+    )
+    local_ranks_filter: list[LocalRank] = key([], "Only these local ranks on the console; empty: all.")
+
+
+class Group(Table):
+    """One group of ranked workers."""
+
+    command: Annotated[list[String], Field(min_length=1)] = Field(
+        description="The program and its arguments; no shell. ${RANK} and the rest of a worker's environment work here."
+    )
+    args: list[String] = key([], "More arguments, after those of command.")
+    workers: Workers = key(1, "How many workers: a number, or one for each cpu or gpu; auto: gpu if there is one.")
+    role: Word | None = key(None, "ROLE_NAME. Default: the group's name.")
+    cwd: Path | None = key(
+        None, "Working directory; relative to this file's folder. Default: the daemon's own working directory."
+    )
+    user: Account | None = key(None, "User to run as: a name or an id. Default: the daemon's.")
+    group: Account | None = key(None, "Group to run as: a name or an id. Default: the user's, or the daemon's.")
+    umask: Umask | None = key(None, "Octal digits, such as 0022. Default: the daemon's.")
+    env: dict[str, String] = key({}, "Environment variables.")
+    env_files: list[Path] = key(
+        [], "Files of NAME=VALUE lines, relative to this file's folder; later ones win, and env wins over all."
+    )
+    inherit_env: bool = key(True, "Whether workers see the daemon's own environment, too.")
+    depends_on: dict[str, Condition] = key(
+        {}, "Groups that must be started, ready or succeeded before this one starts."
+    )
+    required: bool = key(True, "Whether the group counts for /readyz and for the exit code.")
+    virtual_local_rank: bool = key(False, "Each worker sees one GPU and LOCAL_RANK 0.")
+    master_port: Port = key(0, "MASTER_PORT; 0: a free one, kept for this group.")
+    restart: Restart = key({})
+    stop: Stop = key({})
+    logs: Logs = key({})
+
+
+class File(Table):
+    """Configuration of rankd."""
+
+    daemon: Daemon = key({})
+    log: Log = key({})
+    health: Health = key({})
+    groups: dict[str, Group] = key({}, "The groups of workers, by name.")

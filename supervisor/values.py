@@ -1,0 +1,189 @@
+"""How people write a duration, a signal, a set of streams, a number of workers: text in, value out.
+
+Every function takes whatever TOML (or a command line) has given and raises ``ValueError`` with words for people:
+what is wrong, what is allowed. No pydantic here, so that a command line can ask as cheaply as a file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import signal as signals
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+from supervisor.plan import Streams
+
+Counted = Literal["cpu", "gpu", "auto"]
+"""Workers that the machine counts."""
+
+MOST_WORKERS = 65536
+"""More workers on one host than this is a slip of the finger: it would be paid for in memory before it fails."""
+
+# What a text has to match as a whole; the JSON Schema says the same to editors.
+DURATION = r"[0-9]+(\.[0-9]+)? ?(ms|s|m|h)"
+STREAMS = r"[0-3]|[0-9]{1,9}:[0-3](,[0-9]{1,9}:[0-3])*"
+UMASK = r"0?[0-7]{3}"
+GROUP_NAME = r"[A-Za-z0-9_.-]+"
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LAST_ID = 2**32 - 2  # credentials(7): -1 means "no change" to the kernel
+
+
+def shown(value: object) -> str:
+    """A value as it stands in TOML, shortened: for "X is not a ..."."""
+    if isinstance(value, str):
+        return json.dumps(value if len(value) <= 60 else value[:57] + "...", ensure_ascii=False)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, dict):
+        return "a table"
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str | None:
+    """The one of ``allowed`` that was probably meant."""
+    from difflib import get_close_matches  # noqa: PLC0415  (only mistakes need it)
+
+    by_small = {one.lower(): one for one in allowed}
+    found = get_close_matches(word.lower(), by_small, n=1, cutoff=0.6)
+    return by_small[found[0]] if found else None
+
+
+def choices(word: object, allowed: Iterable[str]) -> str:
+    """``(allowed: a, b; did you mean "a"?)``."""
+    names = list(allowed)
+    meant = nearest(word, names) if isinstance(word, str) else None
+    return f"(allowed: {', '.join(names)}{f'; did you mean {shown(meant)}?' if meant else ''})"
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number as people understand it: ``True`` is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def duration(value: object) -> float:
+    """Seconds, from a number of them or ``500ms``, ``30s``, ``5m``, ``2h``; finite and not negative."""
+    seconds = math.nan
+    if isinstance(value, str):
+        if re.fullmatch("-?" + DURATION, value):
+            number, unit = re.split(r" ?(?=[a-z])", value, maxsplit=1)
+            seconds = float(number) * _SECONDS[unit]
+    elif is_number(value):
+        seconds = float(value)  # type: ignore[arg-type]
+    if seconds < 0 and math.isfinite(seconds):
+        raise ValueError(f"{shown(value)} is negative (allowed: 0 and more)")
+    if not math.isfinite(seconds):
+        raise ValueError(
+            f'{shown(value)} is not a duration (allowed: seconds as a number, or "500ms", "30s", "5m", "2h")'
+        )
+    return seconds
+
+
+def signal_number(value: object) -> int:
+    """A signal's number, from ``SIGTERM``, ``TERM`` or 15 (signal(7); real-time signals by number)."""
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= signals.SIGRTMAX:
+        return value
+    names = {name: number for name, number in signals.__dict__.items() if re.match(r"SIG[A-Z]", name)}
+    if isinstance(value, str):
+        name = value.upper()
+        number = names.get(name) or names.get("SIG" + name)
+        if number is not None:
+            return int(number)
+        meant = nearest(name if name.startswith("SIG") else "SIG" + name, names)
+        hint = f"; did you mean {shown(meant)}?" if meant else ""
+    else:
+        hint = ""
+    raise ValueError(
+        f'{shown(value)} is not a signal (allowed: a name such as "SIGTERM" or "TERM", '
+        f"or a number from 1 to {int(signals.SIGRTMAX)}{hint})"
+    )
+
+
+def streams(value: object) -> Streams:
+    """torch's redirect syntax (``Std.from_str`` in torch.distributed.elastic.multiprocessing.api), parsed.
+
+    One digit for every worker, or digits by local rank, and then 0 for all others. Local ranks may have any number
+    of digits here.
+    """
+    if not isinstance(value, str) or not re.fullmatch(STREAMS, value):
+        quote = f"; quote it: {shown(str(value))}" if is_number(value) else ""
+        raise ValueError(
+            f"{shown(value)} does not say which streams "
+            f'(allowed: "0" none, "1" stdout, "2" stderr, "3" both, or by local rank "0:1,3:2"{quote})'
+        )
+    if ":" not in value:
+        return Streams(int(value))
+    of: dict[int, int] = {}
+    for part in value.split(","):
+        rank, _, bits = part.partition(":")
+        if int(rank) in of:
+            raise ValueError(f"{shown(value)} names local rank {int(rank)} twice")
+        of[int(rank)] = int(bits)
+    return Streams(0, of)
+
+
+def workers(value: object) -> int | Counted:
+    """A number of workers, or ``cpu``, ``gpu``, ``auto``, which the machine answers."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise ValueError("must be at least 1")
+        if value > MOST_WORKERS:
+            raise ValueError(f"must be at most {MOST_WORKERS}")
+        return value
+    for counted in get_args(Counted):
+        if value == counted:
+            return counted  # type: ignore[no-any-return]
+    hint = "; remove the quotes" if isinstance(value, str) and value.isdecimal() else ""
+    raise ValueError(f'{shown(value)} is not a number of workers (allowed: 1 and more, "cpu", "gpu", "auto"{hint})')
+
+
+def umask(value: object) -> int:
+    """A file mode mask, from its octal digits as text: ``0022``."""
+    if isinstance(value, str) and re.fullmatch(UMASK, value):
+        return int(value, 8)
+    quote = "; quote the octal digits" if is_number(value) else ""
+    raise ValueError(f'{shown(value)} is not a umask (allowed: three octal digits such as "022" or "0022"{quote})')
+
+
+def account(value: object) -> str:
+    """A user or group: a name, or a number as text."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(value, str) and value and "\0" not in value:
+        number = re.fullmatch("-?[0-9]+", value)
+        if not number or (len(value) <= 10 and 0 <= int(value) <= _LAST_ID):
+            return value
+    raise ValueError(f"{shown(value)} is not a name or an id (allowed: a name, or 0 to {_LAST_ID})")
+
+
+def directory_name(value: str) -> str:
+    """Text that can be one directory's name, unchanged."""
+    if "/" in value or "\0" in value or value in (".", "..") or len(value.encode()) > 255:
+        raise ValueError(f'{shown(value)} cannot be the name of a directory (no "/", at most 255 bytes)')
+    return value
+
+
+def no_nul(value: str) -> str:
+    """Text that can be handed to a process, unchanged (execve(2) ends every string at the first NUL)."""
+    if "\0" in value:
+        raise ValueError("has a NUL character")
+    return value
+
+
+def path(value: str) -> str:
+    """A path, unchanged; ``~`` is a shell's word, and a folder of that name is never meant."""
+    if value.startswith("~"):
+        raise ValueError(f'{shown(value)}: "~" is not expanded here (write the whole path)')
+    return no_nul(value)
+
+
+def env_name(value: str) -> str:
+    """The name of an environment variable, unchanged (environ(7))."""
+    if not value or "=" in value or "\0" in value:
+        raise ValueError(f'{shown(value)} cannot name an environment variable (no "=", no NUL, not empty)')
+    return value

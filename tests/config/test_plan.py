@@ -1,0 +1,218 @@
+"""What a right configuration means: the plan it becomes, and what is found out where it says nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from supervisor.config import defaults, load
+from supervisor.plan import Backoff, DaemonPlan, GroupPlan, LogRules, RestartRules, Rung, StopRules, Streams
+
+ENVIRON = {"STATE_DIRECTORY": "/state", "RUNTIME_DIRECTORY": "/run/x"}
+
+
+def plan(path: Path, text: str) -> DaemonPlan:
+    path.write_text(text)
+    path.chmod(0o644)
+    return load(str(path), ENVIRON)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "rankd.toml"
+
+
+def test_defaults_are_those_of_the_plan_itself(file: Path) -> None:
+    found = plan(file, '[daemon]\nnode_id = "n"\nrun_id = "r"\n[groups.g]\ncommand = ["true"]')
+    group = GroupPlan(name="g", command=("true",), workers=1, role="g", logs=LogRules("/state/logs"))
+    assert found == DaemonPlan(
+        name="rankd", node_id="n", run_id="r", state_dir="/state", runtime_dir="/run/x", groups={"g": group}
+    )
+
+
+def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.env").write_text("A=one\nB='one two'\n; no\n  C = x=y  \n")
+    (tmp_path / "two.env").write_text('B="two"\r\nD=\r\n')
+    found = plan(
+        file,
+        f"""
+        [daemon]
+        name = "n"
+        node_id = "host"
+        run_id = "job"
+        state_dir = "state"
+        runtime_dir = "/r"
+        when_done = "stay"
+        drain_delay = "1.5s"
+        [log]
+        level = "debug"
+        format = "json"
+        [health]
+        listen = ["[::1]:1", "unix:/x", "h:0", "h:0", ":9"]
+        drain_status = 404
+        [groups.z]
+        command = ["echo", "${{RANK}}"]
+        args = ["a", ""]
+        workers = 12
+        role = "r"
+        cwd = "../job"
+        user = {os.geteuid()}
+        group = "{os.getegid()}"
+        umask = "0027"
+        env = {{ A = "mine", E = "" }}
+        env_files = ["one.env", "{tmp_path}/two.env"]
+        inherit_env = false
+        depends_on = {{ a = "succeeded" }}
+        required = false
+        virtual_local_rank = true
+        master_port = 29500
+        restart.policy = "always"
+        restart.scope = "worker"
+        restart.max_restarts = 7
+        restart.window = "1h"
+        restart.backoff = {{ initial = 1, factor = 3, max = "2m", jitter = 0 }}
+        restart.reset_after = 0
+        restart.fatal_exit_codes = [3, 4]
+        restart.success_exit_codes = [0, 143]
+        stop.ladder = [{{ signal = "INT", wait = "2s" }}, {{ signal = 9, wait = 0 }}]
+        stop.scope = "leader"
+        logs.dir = "/logs"
+        logs.redirects = "0:1,11:2"
+        logs.tee = "0"
+        logs.prefix = ""
+        logs.local_ranks_filter = [0, 11]
+        [groups.a]
+        command = ["true"]
+        cwd = "${{HOME}}/job"
+        """,
+    )
+    z = GroupPlan(
+        name="z",
+        command=("echo", "${RANK}", "a", ""),
+        workers=12,
+        role="r",
+        logs=LogRules("/logs", Streams(0, {0: 1, 11: 2}), Streams(0), "", frozenset({0, 11})),
+        cwd=os.path.normpath(tmp_path / "../job"),
+        user=str(os.geteuid()),
+        group=str(os.getegid()),
+        umask=0o027,
+        env={"A": "mine", "B": "two", "C": "x=y", "D": "", "E": ""},
+        inherit_env=False,
+        depends_on={"a": "succeeded"},
+        required=False,
+        virtual_local_rank=True,
+        master_port=29500,
+        restart=RestartRules(
+            "always", "worker", 7, 3600.0, Backoff(1.0, 3.0, 120.0, 0.0), 0.0, frozenset({3, 4}), frozenset({0, 143})
+        ),
+        stop=StopRules((Rung(2, 2.0), Rung(9, 0.0)), "leader"),
+    )
+    a = GroupPlan(
+        name="a", command=("true",), workers=1, role="a", cwd="${HOME}/job", logs=LogRules(f"{tmp_path}/state/logs")
+    )
+    assert found == DaemonPlan(
+        name="n",
+        node_id="host",
+        run_id="job",
+        state_dir=f"{tmp_path}/state",
+        runtime_dir="/r",
+        groups={"z": z, "a": a},
+        when_done="stay",
+        drain_delay=1.5,
+        log_level="debug",
+        log_format="json",
+        listen=("[::1]:1", "unix:/x", "h:0", "h:0", ":9"),
+        drain_status=404,
+    )
+    assert list(found.groups) == ["z", "a"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "initial"),
+    [
+        ("max_restarts = -1", 1.0),
+        ('max_restarts = -1\nbackoff = { max = "500ms" }', 0.5),
+        ("max_restarts = -1\nbackoff = { initial = 0 }", 0.0),
+        ("max_restarts = 5", 0.0),
+    ],
+)
+def test_an_endless_loop_pauses_unless_told_otherwise(file: Path, rules: str, initial: float) -> None:
+    found = plan(file, f'[groups.g]\ncommand = ["true"]\n[groups.g.restart]\n{rules}')
+    assert found.groups["g"].restart.backoff.initial == initial
+
+
+def test_workers_can_be_counted_by_the_machine(file: Path) -> None:
+    found = plan(file, '[groups.g]\ncommand = ["true"]\nworkers = "cpu"')
+    assert found.groups["g"].workers == len(os.sched_getaffinity(0))
+
+
+def test_paths_are_below_the_files_folder_wherever_it_is_read_from(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = '[groups.g]\ncommand = ["true"]\ncwd = "."'
+    plan(file, text)
+    monkeypatch.chdir("/")
+    assert load(os.path.relpath(file), ENVIRON).groups["g"].cwd == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("environ", "state", "runtime"),
+    [
+        ({"STATE_DIRECTORY": "/a:/b", "RUNTIME_DIRECTORY": "/c:/d", "XDG_STATE_HOME": "/x"}, "/a", "/c"),
+        ({"XDG_STATE_HOME": "/x", "XDG_RUNTIME_DIR": "/y"}, "/x/rankd", "/y/rankd"),
+        ({"XDG_STATE_HOME": "x", "XDG_RUNTIME_DIR": "y", "HOME": "/h"}, "/h/.local/state/rankd", "/tmp/rankd-1234"),
+        ({"HOME": "/h", "TMPDIR": "/t"}, "/h/.local/state/rankd", "/t/rankd-1234"),
+    ],
+)
+def test_directories_are_systemds_else_the_users(
+    environ: dict[str, str], state: str, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    assert (defaults.state_dir(environ), defaults.runtime_dir(environ)) == (state, runtime)
+
+
+def test_root_keeps_its_sockets_in_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert defaults.runtime_dir({}) == "/run/rankd"
+    assert defaults.state_dir({}).endswith("/.local/state/rankd")
+
+
+def test_who_has_no_home_has_to_say_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 4_000_000_000)
+    with pytest.raises(ValueError, match="no home directory"):
+        defaults.state_dir({})
+
+
+@pytest.mark.parametrize(
+    ("hosts", "name"),
+    [
+        ("127.0.0.1 localhost\n127.0.1.1 box.example.org box # box.example.com\n", "box.example.org"),
+        ("10.0.0.1 box box.example.net\n", "box.example.net"),
+        ("10.0.0.1 boxer.example.net\n10.0.0.2 box\n", "box"),
+        ("", "box"),
+        (None, "box"),
+    ],
+)
+def test_a_hosts_name_is_found_without_asking_dns(
+    hosts: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if hosts is not None:
+        (tmp_path / "hosts").write_text(hosts)
+    monkeypatch.setattr(defaults, "HOSTS", str(tmp_path / "hosts"))
+    monkeypatch.setattr(socket, "gethostname", lambda: "box")
+    monkeypatch.setattr(socket, "getfqdn", lambda: time.sleep(60))
+    assert defaults.node_id() == name
+    monkeypatch.setattr(socket, "gethostname", lambda: "box.local")
+    assert defaults.node_id() == "box.local"
+
+
+def test_every_run_has_another_id(file: Path) -> None:
+    text = '[groups.g]\ncommand = ["true"]'
+    first, second = plan(file, text), plan(file, text)
+    assert re.fullmatch("[0-9a-f]{12}", first.run_id)
+    assert first.run_id != second.run_id

@@ -1,0 +1,123 @@
+"""What people may write for a duration, a signal, streams and the like, and what they are told otherwise."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor import values
+from supervisor.plan import Streams
+
+
+@pytest.mark.parametrize(
+    ("read", "written", "meant"),
+    [
+        (values.duration, 0, 0.0),
+        (values.duration, 1.5, 1.5),
+        (values.duration, "500ms", 0.5),
+        (values.duration, "30s", 30.0),
+        (values.duration, "30 s", 30.0),
+        (values.duration, "1.5m", 90.0),
+        (values.duration, "2h", 7200.0),
+        (values.signal_number, "SIGTERM", 15),
+        (values.signal_number, "TERM", 15),
+        (values.signal_number, "int", 2),
+        (values.signal_number, 9, 9),
+        (values.signal_number, "SIGRTMAX", signal.SIGRTMAX),
+        (values.streams, "3", Streams(3)),
+        (values.streams, "0:1,3:2", Streams(0, {0: 1, 3: 2})),
+        (values.streams, "123:3,00:1", Streams(0, {123: 3, 0: 1})),
+        (values.workers, 4, 4),
+        (values.workers, "gpu", "gpu"),
+        (values.umask, "0022", 0o22),
+        (values.umask, "777", 0o777),
+        (values.account, "train", "train"),
+        (values.account, 1000, "1000"),
+        (values.account, "1000", "1000"),
+        (values.path, "a/~b", "a/~b"),
+    ],
+)
+def test_a_value_means_what_people_think(read: Callable[[Any], object], written: object, meant: object) -> None:
+    found = read(written)
+    assert found == meant
+    assert type(found) is type(meant) or isinstance(meant, signal.Signals)
+
+
+@pytest.mark.parametrize(
+    ("read", "written", "words"),
+    [
+        (values.duration, "30 sec", '"30 sec" is not a duration (allowed: seconds as a number, or "500ms", "30s"'),
+        (values.duration, "", '"" is not a duration'),
+        (values.duration, "30s\n", "is not a duration"),
+        (values.duration, True, "true is not a duration"),
+        (values.duration, [5], "a list is not a duration"),
+        (values.duration, math.inf, "inf is not a duration"),
+        (values.duration, math.nan, "nan is not a duration"),
+        (values.duration, "9" * 400 + "s", "is not a duration"),
+        (values.duration, -1, "-1 is negative"),
+        (values.duration, "-5s", '"-5s" is negative (allowed: 0 and more)'),
+        (values.signal_number, "SIGTREM", 'did you mean "SIGTERM"?)'),
+        (values.signal_number, "SIG_DFL", '"SIG_DFL" is not a signal'),
+        (values.signal_number, 0, "0 is not a signal"),
+        (values.signal_number, 65, "or a number from 1 to 64)"),
+        (values.signal_number, True, "true is not a signal"),
+        (values.streams, "4", 'allowed: "0" none, "1" stdout, "2" stderr, "3" both, or by local rank "0:1,3:2")'),
+        (values.streams, 3, 'quote it: "3"'),
+        (values.streams, "0:1,", "does not say which streams"),
+        (values.streams, "11", "does not say which streams"),
+        (values.streams, "0:1,1", "does not say which streams"),
+        (values.streams, "1,0:1", "does not say which streams"),
+        (values.streams, "0:1,00:2", "names local rank 0 twice"),
+        (values.workers, 0, "must be at least 1"),
+        (values.workers, 10**9, "must be at most 65536"),
+        (values.workers, "4", "remove the quotes"),
+        (values.workers, True, "true is not a number of workers"),
+        (values.workers, 1.0, "1.0 is not a number of workers"),
+        (values.workers, "gpus", 'allowed: 1 and more, "cpu", "gpu", "auto")'),
+        (values.umask, 22, "quote the octal digits"),
+        (values.umask, "0o22", "is not a umask"),
+        (values.umask, "0888", "is not a umask"),
+        (values.account, "", "is not a name or an id"),
+        (values.account, -1, "is not a name or an id"),
+        (values.account, 2**32 - 1, "is not a name or an id"),
+        (values.account, "9" * 5000, "is not a name or an id"),
+        (values.path, "~/x", "is not expanded"),
+        (values.path, "a\0b", "NUL"),
+        (values.directory_name, "a/b", "cannot be the name of a directory"),
+        (values.directory_name, "..", "cannot be the name of a directory"),
+        (values.directory_name, "ä" * 128, "at most 255 bytes"),
+        (values.env_name, "A=B", "cannot name an environment variable"),
+        (values.env_name, "", "cannot name an environment variable"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_words(read: Callable[[Any], object], written: object, words: str) -> None:
+    with pytest.raises(ValueError) as refused:  # noqa: PT011 - the words are what is tested
+        read(written)
+    assert words in str(refused.value)
+
+
+@given(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers()) | st.dates())
+def test_whatever_is_written_it_is_read_or_refused(written: object) -> None:
+    for read in (values.duration, values.signal_number, values.streams, values.workers, values.umask, values.account):
+        try:
+            assert read(written) is not None
+        except ValueError as refused:
+            assert str(refused)  # noqa: PT017 - either is fine, and a refusal has words
+
+
+def test_a_long_value_is_shown_short() -> None:
+    assert values.shown("x" * 1000) == '"' + "x" * 57 + '..."'
+    assert len(values.shown(10**1000)) == 60
+
+
+def test_the_nearest_word_is_found_whatever_its_case() -> None:
+    assert values.nearest("ON_FAILURE", ["always", "on-failure", "never"]) == "on-failure"
+    assert values.nearest("zzz", ["always", "on-failure", "never"]) is None
+    assert values.choices("allways", ["always", "never"]) == '(allowed: always, never; did you mean "always"?)'
+    assert values.choices(3, ["always", "never"]) == "(allowed: always, never)"
