@@ -86,8 +86,8 @@ class Runtime:
                 self._work(advance(self.state, self._inbox.popleft(), clock.now()))
             if _outline(before) != _outline(self.state):
                 self._notice()
-        except Exception as bug:
-            self.bug = bug  # the daemon ends with it: see Daemon.run
+        except Exception as bug:  # noqa: BLE001 - whatever it is, the daemon kills its workers and ends with it
+            self.bug = bug
             self.over.set()
         finally:
             self._busy = False

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import assert_never
 
 from supervisor.core import events, restarts
 from supervisor.core.events import By
 from supervisor.core.messages import CancelTimer, ExitStatus, Worker, WorkerNotStarted
 from supervisor.core.starting import resume_rank, settle_start
-from supervisor.core.state import After, Ended, Failure, Group, Phase
+from supervisor.core.state import Again, Ended, Failure, Group, Phase, Slot, Verdict
 from supervisor.core.stopping import settle_stop, stop
 from supervisor.core.turn import Turn
 
@@ -25,54 +24,56 @@ def worker_exited(turn: Turn, worker: Worker, status: ExitStatus) -> None:
     if slot is None or slot.pid is None or slot.status is not None:
         return
     group, now = turn.group, turn.now
-    rank = group.rank(worker.rank)
+    rules = group.plan.restart
     ran_for = now - slot.since
     by = _by(group, status)
-    success = restarts.end_of(group.plan.restart, status) == "success"
+    end = restarts.end_of(rules, status)
+    success = end == "success"
     words = events.how_it_ended(status)
     turn.events.append(events.worker_exited(now, turn.who(worker), slot.pid, status, by, ran_for))
+    running = group.phase in (Phase.STARTING, Phase.RUNNING)
     turn.put(
-        replace(slot, status=status, ready=False, since=now),
-        ready=group.ready - slot.ready,
-        ended={**group.ended, worker.rank: Ended(worker, now, slot.pid, status, by, success, words)},
+        Slot(worker, now, slot.pid, status),
+        ready=group.ready - running,
+        ended=group.ended.put(worker.rank, Ended(worker, now, slot.pid, status, by, success, words)),
     )
-    if group.phase not in (Phase.STARTING, Phase.RUNNING):
+    if not running:
         return
-    if success and (group.plan.restart.policy != "always" or group.plan.restart.scope == "group"):
-        # What follows when all have ended well is decided when the last is gone: see ``worker_gone``.
-        if group.ready_at is not None and turn.group.ready == 0:
-            turn.set(ready_at=None)
-        settle_start(turn)
+    if success and rules.scope == "group":
+        _ended_well(turn)
         return
-    why = f"rank {rank} {words} after {ran_for:.1f} s"
-    exit_code = 128 + status.signal if status.signal is not None else status.code or 0
+    rank = group.rank(worker.rank)
+    after = f"{words} after {ran_for:.1f} s"
     if not success:
         turn.events.append(
             events.worker_failed(
-                now,
-                turn.who(worker),
-                f"{words} after {ran_for:.1f} s",
-                root_cause=True,
-                pid=slot.pid,
-                status=status,
-                exit_code=status.code,
+                now, turn.who(worker), after, root_cause=True, pid=slot.pid, status=status, exit_code=status.code
             )
         )
-    failure = Failure(now, worker.attempt, rank, why, exit_code, status)
+    exit_code = 128 + status.signal if status.signal is not None else status.code or 0
+    failure = Failure(now, worker.attempt, rank, f"rank {rank} {after}", exit_code, status)
     cause = "finished" if success else "exit" if status.signal is None else "signal"
-    healthy_for = ran_for
-    if group.plan.restart.scope == "group":
-        healthy_for = now - group.ready_at if group.ready_at is not None else 0.0
-    _worker_failed(turn, worker, "success" if success else "failure", cause, failure, healthy_for=healthy_for)
+    if rules.scope == "worker":
+        _rank_ended(turn, worker, end, cause, failure, healthy_for=ran_for)
+    else:
+        attempt_ended(
+            turn, end, cause, failure, healthy_for=now - group.ready_at if group.ready_at is not None else 0.0
+        )
 
 
 def _by(group: Group, status: ExitStatus) -> By:
     """Who ended it: we, if we had begun to stop it; itself, by exiting or crashing; else somebody outside."""
-    if status.signal in CRASH_SIGNALS:
-        return "itself"
     if group.phase in (Phase.STOPPING, Phase.FINISHED):
-        return "daemon"
-    return "itself" if status.signal is None else "outside"
+        ours = any(status.signal == rung.signal for rung in group.plan.stop.ladder)
+        return "itself" if status.signal in CRASH_SIGNALS and not ours else "daemon"
+    return "itself" if status.signal is None or status.signal in CRASH_SIGNALS else "outside"
+
+
+def _ended_well(turn: Turn) -> None:
+    """One worker is done. What follows when all are is decided when the last is gone: see ``worker_gone``."""
+    group = turn.group
+    turn.set(well=group.well + 1, ready_at=group.ready_at if group.ready else None)
+    settle_start(turn)
 
 
 def worker_not_started(turn: Turn, input: WorkerNotStarted) -> None:
@@ -81,94 +82,92 @@ def worker_not_started(turn: Turn, input: WorkerNotStarted) -> None:
     if slot is None or slot.pid is not None:
         return
     group = turn.group
-    ended = Ended(worker, turn.now, None, None, "daemon", False, input.reason)
-    turn.drop(worker.rank, ended={**group.ended, worker.rank: ended})
-    if input.fault == "abandoned" or group.phase not in (Phase.STARTING, Phase.RUNNING):
+    by: By = "daemon" if input.fault == "abandoned" else "itself"
+    ended = Ended(worker, turn.now, None, None, by, False, input.reason)
+    turn.drop(worker.rank, awaited=group.awaited - 1, ended=group.ended.put(worker.rank, ended))
+    if group.phase not in (Phase.STARTING, Phase.RUNNING):
         settle_stop(turn)
         return
     end: restarts.End = "permanent" if input.fault == "permanent" else "transient"
     rank = group.rank(worker.rank)
     exit_code = input.exit_code if end == "permanent" else START_FAILED
     turn.events.append(
-        events.worker_failed(
-            turn.now,
-            turn.who(worker),
-            input.reason,
-            root_cause=True,
-            exit_code=exit_code,
-        )
+        events.worker_failed(turn.now, turn.who(worker), input.reason, root_cause=True, exit_code=exit_code)
     )
     failure = Failure(turn.now, worker.attempt, rank, f"rank {rank}: {input.reason}", exit_code)
-    _worker_failed(turn, worker, end, "start", failure, healthy_for=0.0)
+    if group.plan.restart.scope == "worker":
+        _rank_ended(turn, worker, end, "start", failure, healthy_for=0.0)
+    else:
+        attempt_ended(turn, end, "start", failure)
 
 
-def _worker_failed(
+def _rank_ended(
     turn: Turn, worker: Worker, end: restarts.End, cause: str, failure: Failure, *, healthy_for: float
 ) -> None:
-    """A worker has ended otherwise than it should: restart it alone, or let the whole attempt fail."""
-    group = turn.group
-    if group.plan.restart.scope == "group" or end == "permanent":
-        attempt_failed(turn, end, cause, failure, healthy_for=healthy_for)
-        return
+    """One rank of a group with scope "worker" has ended, or could not start: the others run on if it may restart."""
     verdict = _decide(turn, end, failure, healthy_for)
     match verdict:
-        case restarts.Restart(pause, history):
-            at = turn.now + pause
-            turn.set(history=history, failure=failure, pauses={**group.pauses, worker.rank: at})
-            left = restarts.restarts_left(group.plan.restart, history, turn.now)
-            turn.events.append(
-                events.group_restarting(
-                    turn.now, group.plan.name, worker.attempt, failure.reason, cause, left, pause, failure.rank
-                )
-            )
+        case restarts.Succeeded():
+            _ended_well(turn)
+        case restarts.Restart(pause):
+            group = _restart(turn, verdict, end, cause, failure, rank=failure.rank)
+            turn.set(pauses=group.pauses.put(worker.rank, turn.now + pause))
             if group.ready_at is not None:
-                turn.set(ready_at=None, why=failure.reason)
+                turn.set(ready_at=None, begun_at=turn.now, why=failure.reason)
                 turn.events.append(
                     events.group_degraded(
-                        turn.now, group.plan.name, worker.attempt, turn.group.ready, group.plan.workers, failure.reason
+                        turn.now, group.plan.name, worker.attempt, group.ready, group.plan.workers, failure.reason
                     )
                 )
-            if worker.rank not in turn.group.live:
+            if worker.rank not in group.live:
                 resume_rank(turn, worker.rank)
         case restarts.Failed():
             _give_up(turn, verdict, failure)
-        case restarts.Succeeded():
-            raise AssertionError("a success that is not to be repeated is no failure")
         case _:
             assert_never(verdict)
 
 
-def attempt_failed(turn: Turn, end: restarts.End, cause: str, failure: Failure, *, healthy_for: float = 0.0) -> None:
-    group = turn.group
+def attempt_ended(turn: Turn, end: restarts.End, cause: str, failure: Failure, *, healthy_for: float = 0.0) -> None:
+    """The attempt as a whole has failed, or has come to its end."""
     verdict = _decide(turn, end, failure, healthy_for)
     match verdict:
-        case restarts.Restart(pause, history):
-            turn.set(history=history, failure=failure)
-            left = restarts.restarts_left(group.plan.restart, history, turn.now)
-            turn.events.append(
-                events.group_restarting(turn.now, group.plan.name, group.attempt, failure.reason, cause, left, pause)
-            )
-            stop(turn, After(pause), failure.reason)
+        case restarts.Succeeded():
+            turn.finish(Verdict("succeeded", 0, failure.reason))
+        case restarts.Restart(pause):
+            _restart(turn, verdict, end, cause, failure)
+            stop(turn, Again(pause, failure.exit_code, failure.reason), failure.reason)
         case restarts.Failed():
             _give_up(turn, verdict, failure)
-        case restarts.Succeeded():
-            raise AssertionError("a success that is not to be repeated is no failure")
         case _:
             assert_never(verdict)
 
 
 def _decide(turn: Turn, end: restarts.End, failure: Failure, healthy_for: float) -> restarts.Verdict:
     group = turn.group
-    exit_code = failure.status.code if failure.status else None
     return restarts.decide(
         group.plan.restart,
         group.history,
         end,
-        exit_code=exit_code,
+        exit_code=failure.status.code if failure.status else None,
         healthy_for=healthy_for,
         now=turn.now,
         seed=group.seed,
     )
+
+
+def _restart(
+    turn: Turn, verdict: restarts.Restart, end: restarts.End, cause: str, failure: Failure, rank: int | None = None
+) -> Group:
+    """Count the restart and say so. A success that is to be repeated is no failure to remember."""
+    group = turn.group
+    turn.set(history=verdict.history, failure=group.failure if end == "success" else failure)
+    left = restarts.restarts_left(group.plan.restart, verdict.history, turn.now)
+    turn.events.append(
+        events.group_restarting(
+            turn.now, group.plan.name, failure.attempt, failure.reason, cause, left, verdict.pause, rank
+        )
+    )
+    return turn.group
 
 
 def _give_up(turn: Turn, verdict: restarts.Failed, failure: Failure) -> None:
@@ -177,7 +176,7 @@ def _give_up(turn: Turn, verdict: restarts.Failed, failure: Failure) -> None:
     if verdict.gave_up:
         turn.events.append(events.group_gave_up(turn.now, group.plan.name, group.attempt, verdict.why, failure.reason))
     why = f"{failure.reason}; not restarted: {verdict.why}"
-    stop(turn, After(None, "failed", failure.exit_code or 1, why), failure.reason)
+    stop(turn, Verdict("failed", failure.exit_code or 1, why), failure.reason)
 
 
 def worker_gone(turn: Turn, worker: Worker) -> None:
@@ -185,19 +184,17 @@ def worker_gone(turn: Turn, worker: Worker) -> None:
     if slot is None or slot.status is None:
         return
     group = turn.group
-    if worker.rank in group.strays:
-        strays = dict(group.strays)
-        del strays[worker.rank]
-        turn.set(strays=strays)
-        turn.effects.append(CancelTimer(f"strays:{worker.rank}"))
-    turn.drop(worker.rank, unkillable=group.unkillable - {worker.rank})
-    if group.phase is Phase.STOPPING:
-        settle_stop(turn)
+    rank = worker.rank
+    turn.drop(rank)
+    if rank in group.strays:
+        turn.set(strays=group.strays.drop(rank))
+        turn.effects.append(CancelTimer(f"strays:{rank}"))
+    if rank in group.pauses:
+        resume_rank(turn, rank)
     elif group.phase is Phase.RUNNING:
-        if worker.rank in group.pauses:
-            resume_rank(turn, worker.rank)
-        else:
-            _settle_run(turn)
+        _settle_run(turn)
+    else:
+        settle_stop(turn)
 
 
 def _settle_run(turn: Turn) -> None:
@@ -205,14 +202,5 @@ def _settle_run(turn: Turn) -> None:
     group = turn.group
     if group.live or group.pauses:
         return
-    if group.plan.restart.policy != "always":
-        turn.finish("succeeded", 0, "every worker has ended well")
-        return
-    healthy_for = turn.now - group.since
-    attempt_failed(
-        turn,
-        "success",
-        "finished",
-        Failure(turn.now, group.attempt, -1, "every worker has ended well", 0, ExitStatus(0)),
-        healthy_for=healthy_for,
-    )
+    ending = Failure(turn.now, group.attempt, -1, "every worker has ended well", 0, ExitStatus(0))
+    attempt_ended(turn, "success", "finished", ending, healthy_for=turn.now - group.since)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal as signals
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 from supervisor.core.messages import ExitStatus
@@ -29,6 +30,7 @@ class Event:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
+@cache
 def signal_name(number: int) -> str:
     """``SIGKILL`` for 9; ``SIGRTMIN+3`` and the like for real-time signals; ``SIG77`` for what has no name."""
     try:
@@ -72,13 +74,6 @@ def worker_started(at: float, who: Who, pid: int) -> Event:
     return Event(
         "worker.started", "info", at, f"rank {who.rank} started (pid {pid})", who.group,
         {**_of(who), "pid": pid},
-    )  # fmt: skip
-
-
-def worker_ready(at: float, who: Who, pid: int, took_for: float) -> Event:
-    return Event(
-        "worker.ready", "info", at, f"rank {who.rank} is ready", who.group,
-        {**_of(who), "pid": pid, "duration_ms": ms(took_for)},
     )  # fmt: skip
 
 
@@ -290,3 +285,24 @@ def health_changed(at: float, ready: bool, reasons: tuple[str, ...]) -> Event:
 
 def _workers(number: int) -> str:
     return f"{number} worker{'s' if number != 1 else ''}"
+
+
+def daemon_reload_refused(at: float, why: str) -> Event:
+    return Event("daemon.reload_refused", "warning", at, f"not reloaded: {why}", None, {"reason": why})
+
+
+def worker_output_dropped(at: float, who: Who, stream: str, lost: int, why: str, *, over: bool) -> Event:
+    """A log file takes nothing, or, with ``over``, does again; ``lost`` bytes so far."""
+    verb = "takes output again; dropped" if over else "takes no output, dropping it; so far"
+    return Event(
+        "worker.output_dropped", "warning", at, f"rank {who.rank}: {stream}.log {verb} {lost} bytes: {why}", who.group,
+        {**_of(who), "stream": stream, "dropped_bytes": lost, "reason": why, "over": over},
+    )  # fmt: skip
+
+
+def orphan_reaped(at: float, process: str) -> Event:
+    """A process came to us as an orphan and belongs to no worker that we know."""
+    return Event(
+        "worker.orphan_killed", "warning", at, f"an orphan of no known worker came to us: {process}", None,
+        {"processes": [process], "count": 1},
+    )  # fmt: skip

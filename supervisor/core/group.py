@@ -13,9 +13,10 @@ The rules, in short:
 
 from __future__ import annotations
 
+import re
 from typing import assert_never
 
-from supervisor.core.ending import START_FAILED, attempt_failed, worker_exited, worker_gone, worker_not_started
+from supervisor.core.ending import START_FAILED, attempt_ended, worker_exited, worker_gone, worker_not_started
 from supervisor.core.messages import (
     DependencyLost,
     Input,
@@ -26,15 +27,14 @@ from supervisor.core.messages import (
     WorkerExited,
     WorkerGone,
     WorkerNotStarted,
-    WorkerReady,
     WorkerStarted,
     WorldFormed,
     WorldRefused,
 )
-from supervisor.core.starting import begin_attempt, start_all, start_one, start_requested, worker_ready, worker_started
-from supervisor.core.state import Failure, Group, Outcome, Phase
+from supervisor.core.starting import begin_attempt, start_all, start_one, start_requested, worker_started
+from supervisor.core.state import Failure, Group, Outcome, Phase, Verdict
 from supervisor.core.stopping import climb_strays, climb_to, leave_unkillable, stop_requested, strays_found
-from supervisor.core.turn import Turn, cause
+from supervisor.core.turn import Turn
 
 
 def step(group: Group, input: Input, now: float) -> Outcome:
@@ -45,7 +45,7 @@ def step(group: Group, input: Input, now: float) -> Outcome:
             start_requested(turn)
         case DependencyLost(name, reason):
             if group.phase is Phase.WAITING:
-                turn.finish("failed", 1, f"depends on {name}, which {reason}")
+                turn.finish(Verdict("failed", 1, f"depends on {name}, which {reason}"))
         case StopRequested(reason, hurry):
             stop_requested(turn, reason, hurry)
         case WorldFormed(attempt, world):
@@ -53,13 +53,11 @@ def step(group: Group, input: Input, now: float) -> Outcome:
                 start_all(turn, world)
         case WorldRefused(attempt, reason):
             if group.phase is Phase.STARTING and attempt == group.attempt and group.world is None:
-                attempt_failed(turn, "transient", "start", Failure(now, attempt, -1, reason, START_FAILED))
+                attempt_ended(turn, "transient", "start", Failure(now, attempt, -1, reason, START_FAILED))
         case WorkerStarted(worker, pid):
             worker_started(turn, worker, pid)
         case WorkerNotStarted():
             worker_not_started(turn, input)
-        case WorkerReady(worker):
-            worker_ready(turn, worker)
         case WorkerExited(worker, status):
             worker_exited(turn, worker, status)
         case StraysFound(worker, processes):
@@ -74,17 +72,30 @@ def step(group: Group, input: Input, now: float) -> Outcome:
 
 
 def timer_fired(turn: Turn, name: str, at: float) -> None:
+    """Do what was to be done at the instant ``at``, unless the timer has been cancelled or set anew meanwhile."""
     group = turn.group
-    kind, _, rank_text = name.partition(":")
-    if kind == "backoff" and group.phase is Phase.BACKING_OFF and at == group.resume_at:
-        begin_attempt(turn, f"restart: {cause(group)}")
-    elif kind == "ladder" and group.phase is Phase.STOPPING and group.climb is not None and at == group.climb.at:
-        if group.climb.rung + 1 < len(group.plan.stop.ladder):
-            climb_to(turn, group.climb.rung + 1)
-        else:
-            leave_unkillable(turn, tuple(group.live))
-    elif kind == "restart" and group.phase is Phase.RUNNING and group.pauses.get(int(rank_text)) == at:
-        if int(rank_text) not in group.live:
-            start_one(turn, int(rank_text))
-    elif kind == "strays" and (stand := group.strays.get(int(rank_text))) is not None and stand.at == at:
-        climb_strays(turn, int(rank_text), stand)
+    kind, _, of = name.partition(":")
+    match kind:
+        case "backoff":
+            if at == group.resume_at:
+                begin_attempt(turn, f"restart: {group.why}")
+        case "ladder":
+            if group.climb is not None and at == group.climb.at:
+                if group.climb.rung + 1 < len(group.plan.stop.ladder):
+                    climb_to(turn, group.climb.rung + 1)
+                else:
+                    leave_unkillable(turn)
+        case "restart":
+            rank = _rank(of)
+            if group.pauses.get(rank) == at and rank not in group.live:
+                start_one(turn, rank)
+        case "strays":
+            rank = _rank(of)
+            climb = group.strays.get(rank)
+            if climb is not None and climb.at == at:
+                climb_strays(turn, rank, climb)
+
+
+def _rank(text: str) -> int:
+    """The rank in a timer's name; -1 when it is none."""
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else -1

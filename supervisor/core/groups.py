@@ -6,8 +6,8 @@ It steps single groups (``group.step``) and, whenever one comes into another sta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import assert_never
+from dataclasses import dataclass, field
+from typing import NamedTuple, assert_never
 
 from supervisor.core import events, order
 from supervisor.core.events import Event
@@ -50,8 +50,7 @@ class DrainOver:
 Arrival = Of | EndRequested | Begun | DrainOver
 
 
-@dataclass(frozen=True, slots=True)
-class Groups:
+class Groups(NamedTuple):
     """The state of all groups, in the order of the configuration; a value.
 
     ``stage`` is the daemon's; ``first_failed`` the group whose failure gives the daemon its exit code.
@@ -102,16 +101,16 @@ class _Round:
         """Step one group; true when its standing has changed, so that its neighbours must be looked at."""
         before = self.state.groups[name]
         outcome = step(before, input, self.now)
-        if outcome.group is before and not outcome.effects and not outcome.events:
-            return False
         after = outcome.group
-        self.effects.extend((name, effect) for effect in outcome.effects)
+        if after is before and not outcome.effects and not outcome.events:
+            return False
+        self.effects.extend([(name, effect) for effect in outcome.effects])
         self.events.extend(outcome.events)
-        self.state = replace(self.state, groups={**self.state.groups, name: after})
-        failed = after.verdict is not None and after.verdict.outcome == "failed"
-        if failed and after.plan.required and self.state.first_failed is None:
-            self.state = replace(self.state, first_failed=name)
-        return standing(before) != standing(after)
+        self.state = self.state._replace(groups={**self.state.groups, name: after})
+        verdict = after.verdict
+        if verdict is not None and verdict.outcome == "failed" and after.plan.required:
+            self.state = self.state._replace(first_failed=self.state.first_failed or name)
+        return (before.phase, before.ready_at, before.verdict) != (after.phase, after.ready_at, after.verdict)
 
 
 def begin(plan: DaemonPlan, seeds: Mapping[str, int], last_attempts: Mapping[str, int], now: float) -> Groups:
@@ -126,14 +125,14 @@ def begin(plan: DaemonPlan, seeds: Mapping[str, int], last_attempts: Mapping[str
 
 
 def standing(group: Group) -> Standing:
-    verdict = group.verdict
+    phase, verdict = group.phase, group.verdict
     return Standing(
-        waiting=group.phase is Phase.WAITING,
-        was_started=group.was_started,
-        ready=group.is_ready,
-        was_ready=group.was_ready,
-        finished=group.phase is Phase.FINISHED,
-        succeeded=verdict is not None and verdict.outcome == "succeeded",
+        phase is Phase.WAITING,
+        group.was_started,
+        group.is_ready,
+        group.was_ready,
+        phase is Phase.FINISHED,
+        verdict is not None and verdict.outcome == "succeeded",
     )
 
 
@@ -142,14 +141,14 @@ def advance(state: Groups, arrival: Arrival, now: float) -> Result:
     round = _Round(state, now)
     match arrival:
         case Of(name, input):
-            if name not in state.groups:
+            if name not in state.groups or (isinstance(input, StartRequested) and state.stage != "running"):
                 return Result(state)
             if not round.feed(name, input):
                 return Result(round.state, tuple(round.effects), tuple(round.events))
         case Begun():
             if state.stage != "starting":
                 return Result(state)
-            round.state = replace(state, stage="running")
+            round.state = state._replace(stage="running")
         case EndRequested(reason, hurry):
             _end(round, reason, hurry)
         case DrainOver(at):
@@ -165,11 +164,11 @@ def _end(round: _Round, reason: str, hurry: bool) -> None:
     state = round.state
     match state.stage:
         case "starting" | "running":
-            round.state = replace(state, why=reason)
+            round.state = state._replace(why=reason)
             delay = state.plan.drain_delay
             if delay and not hurry:
                 at = round.now + delay
-                round.state = replace(round.state, stage="draining", drained_at=at)
+                round.state = round.state._replace(stage="draining", drained_at=at)
                 round.events.append(events.daemon_draining(round.now, reason, delay))
                 round.effects.append((None, SetTimer("drain", at)))
             else:
@@ -187,7 +186,7 @@ def _end(round: _Round, reason: str, hurry: bool) -> None:
 
 
 def _enter_stopping(round: _Round) -> None:
-    round.state = replace(round.state, stage="stopping", drained_at=None)
+    round.state = round.state._replace(stage="stopping", drained_at=None)
     round.events.append(events.daemon_stopping(round.now, round.state.why))
 
 
@@ -201,7 +200,7 @@ def _settle(round: _Round) -> None:
     required = [group for group in state.groups.values() if group.plan.required]
     done = [group.phase is Phase.FINISHED for group in required or state.groups.values()]
     if all(done) and not state.over:
-        round.state = replace(state, why="every required group has finished")
+        round.state = state._replace(why="every required group has finished")
         _enter_stopping(round)
         _settle(round)
 
@@ -239,3 +238,21 @@ def _stop_some(round: _Round) -> bool:
 
 def _standings(groups: Iterable[Group]) -> dict[str, Standing]:
     return {group.plan.name: standing(group) for group in groups}
+
+
+def stop_deadline(state: Groups, now: float) -> float | None:
+    """The latest instant at which a stop under way will have come to its end; None when none is.
+
+    Groups stop after those that depend on them: in the worst case one ladder after the other.
+    """
+    if state.stage not in ("draining", "stopping"):
+        return None
+    begun = state.drained_at if state.drained_at is not None else now
+    later = 0.0
+    for group in state.groups.values():
+        ladder = group.plan.stop.ladder
+        if group.climb is not None:
+            begun = max(begun, group.climb.at + sum(rung.wait for rung in ladder[group.climb.rung + 1 :]))
+        elif group.phase is not Phase.FINISHED:
+            later += sum(rung.wait for rung in ladder)
+    return begun + later

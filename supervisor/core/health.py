@@ -17,7 +17,7 @@ Stage = Literal["starting", "running", "draining", "stopping", "stopped"]
 class WorkerView:
     """One worker.
 
-    ``state``: pending, starting, running, ready, stopping, stopped, backing_off, exited, succeeded, failed, unkillable.
+    ``state``: pending, starting, ready, stopping, stopped, backing_off, exited, succeeded, failed, unkillable.
     ``since`` is when it came into that state; ``exit`` how its last process ended, in words ("" while the first runs).
     """
 
@@ -129,3 +129,14 @@ def _why_not(view: GroupView) -> str:
 def _all(reasons: Iterable[str]) -> Answer:
     found = tuple(reasons)
     return Answer(not found, found)
+
+
+def one_line(snapshot: Snapshot) -> str:
+    """All groups in one line, as systemd's STATUS shows it: ``trainer running 4/4; cache backing_off 0/1``."""
+    parts = [
+        f"{view.name} {view.phase} {view.ready_workers}/{view.size}"
+        + (f", {view.restarts} restart{'s' if view.restarts != 1 else ''}" if view.restarts else "")
+        for view in snapshot.groups.values()
+    ]
+    prefix = f"{snapshot.stage} ({snapshot.why}): " if snapshot.stage in ("draining", "stopping") else ""
+    return prefix + "; ".join(parts)

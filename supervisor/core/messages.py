@@ -102,13 +102,6 @@ class WorkerNotStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerReady:
-    """The worker said, or was probed, that it is ready to serve."""
-
-    worker: Worker
-
-
-@dataclass(frozen=True, slots=True)
 class WorkerExited:
     """The worker's own process has ended; children of it may still live."""
 
@@ -141,7 +134,7 @@ class TimerFired:
 
 Input = (
     StartRequested | DependencyLost | StopRequested | WorldFormed | WorldRefused | WorkerStarted | WorkerNotStarted
-    | WorkerReady | WorkerExited | StraysFound | WorkerGone | TimerFired
+    | WorkerExited | StraysFound | WorkerGone | TimerFired
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ End = Literal["success", "failure", "transient", "permanent"]
 """How a worker, or the start of one, ended. ``transient`` and ``permanent``: it never ran (see WorkerNotStarted)."""
 
 SHORTAGE_PAUSE = 1.0
-"""Seconds of the first pause when the machine is short of something: at once would only make it shorter."""
+"""Seconds of the shortest pause when the machine is short of something: at once would only make it shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +83,17 @@ def decide(
     )
     if restarts_left(rules, history, now) == 0:
         return Failed(_budget_in_words(rules), gave_up=True)
-    pause = pause_before(rules.backoff, history.in_a_row)
+    backoff = rules.backoff
     if end == "transient":
-        pause = max(
-            pause, pause_before(replace(rules.backoff, initial=SHORTAGE_PAUSE), history.in_a_row), SHORTAGE_PAUSE
-        )
-    pause *= 1 - rules.backoff.jitter * spread(seed, history.used)
+        backoff = replace(backoff, initial=max(backoff.initial, SHORTAGE_PAUSE))
+    pause = pause_before(backoff, history.in_a_row) * (1 - backoff.jitter * spread(seed, history.used))
+    if end == "transient":
+        pause = max(pause, SHORTAGE_PAUSE)
     return Restart(
         pause,
         History(
             used=history.used + 1,
-            spent_at=(*history.spent_at, now) if rules.window else (),
+            spent_at=(*history.spent_at, now) if rules.window and rules.max_restarts > 0 else (),
             in_a_row=history.in_a_row + 1,
         ),
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from supervisor.core import events, restarts
 from supervisor.core.messages import FormWorld, SetTimer, StartWorkers, Worker
+from supervisor.core.ranks import Ranks
 from supervisor.core.state import Phase, Slot
 from supervisor.core.turn import Turn, rung_of, send
 from supervisor.plan import World
@@ -24,43 +23,33 @@ def begin_attempt(turn: Turn, why: str) -> None:
     assert not group.live
     attempt = group.attempt + 1
     turn.enter(
-        Phase.STARTING,
-        why,
-        attempt=attempt,
-        begun_at=turn.now,
-        world=None,
-        ended={},
-        ready=0,
-        ready_at=None,
-        after=None,
-        climb=None,
-        resume_at=None,
-        pauses={},
-        strays={},
-    )
+        Phase.STARTING, why, attempt=attempt, begun_at=turn.now, world=None, ended=Ranks(), ready=0, well=0,
+        ready_at=None, after=None, climb=None, resume_at=None,
+    )  # fmt: skip
     turn.events.append(events.group_starting(turn.now, group.plan.name, attempt, group.plan.workers))
     turn.effects.append(FormWorld(attempt))
 
 
 def start_all(turn: Turn, world: World) -> None:
     group = turn.group
-    workers = tuple(Worker(rank, group.attempt) for rank in range(group.plan.workers))
-    turn.set(world=world, live={worker.rank: Slot(worker, turn.now) for worker in workers})
+    workers = tuple([Worker(rank, group.attempt) for rank in range(group.plan.workers)])
+    turn.set(world=world, live=Ranks([Slot(worker, turn.now) for worker in workers]), awaited=len(workers))
     turn.effects.append(StartWorkers(workers, world, group.history.used))
 
 
 def start_one(turn: Turn, rank: int) -> None:
-    """Start a single rank of a running group again (scope "worker")."""
+    """Start a single rank of the group again (scope "worker")."""
     group = turn.group
     assert group.world is not None
     worker = Worker(rank, group.attempt + 1)
-    pauses = dict(group.pauses)
-    del pauses[rank]
-    turn.put(Slot(worker, turn.now), attempt=worker.attempt, pauses=pauses)
+    turn.put(
+        Slot(worker, turn.now), attempt=worker.attempt, pauses=group.pauses.drop(rank), awaited=group.awaited + 1
+    )  # fmt: skip
     turn.effects.append(StartWorkers((worker,), group.world, group.history.used))
 
 
 def resume_rank(turn: Turn, rank: int) -> None:
+    """Nothing of the rank is left: start it again as soon as its pause is over."""
     at = turn.group.pauses[rank]
     if turn.now >= at:
         start_one(turn, rank)
@@ -74,39 +63,20 @@ def worker_started(turn: Turn, worker: Worker, pid: int) -> None:
         return
     group = turn.group
     turn.events.append(events.worker_started(turn.now, turn.who(worker), pid))
-    slot = replace(slot, pid=pid, since=turn.now)
-    if group.phase in (Phase.STOPPING, Phase.FINISHED):
-        turn.put(slot)  # it was past recall when the stop came: it is signalled like the others
-        send(turn, (worker,), rung_of(group))
-        return
-    turn.put(replace(slot, ready=True), ready=group.ready + 1)
-    settle_start(turn)
-
-
-def worker_ready(turn: Turn, worker: Worker) -> None:
-    slot = turn.slot(worker)
-    if slot is None or slot.pid is None or slot.ready or slot.status is not None:
-        return
-    group = turn.group
-    if group.phase not in (Phase.STARTING, Phase.RUNNING):
-        return
-    turn.put(replace(slot, ready=True), ready=group.ready + 1)
-    turn.events.append(
-        events.worker_ready(
-            turn.now,
-            turn.who(worker),
-            slot.pid,
-            turn.now - slot.since,
-        )
-    )
-    settle_start(turn)
+    slot = Slot(worker, turn.now, pid)
+    if group.phase in (Phase.STARTING, Phase.RUNNING):
+        turn.put(slot, awaited=group.awaited - 1, ready=group.ready + 1)
+        settle_start(turn)
+    else:
+        turn.put(slot, awaited=group.awaited - 1)
+        send(turn, (worker,), rung_of(group))  # past recall when the stop came: it is signalled like the others
 
 
 def settle_start(turn: Turn) -> None:
     """Say that the group has started, or is ready, when that has just become true."""
     group = turn.group
     if group.phase is Phase.STARTING:
-        if any(slot.pid is None for slot in reversed(group.live.values())):  # ranks are started in order
+        if group.awaited or group.pauses:
             return
         turn.enter(Phase.RUNNING, "every worker has started", was_started=True)
         turn.events.append(
@@ -114,9 +84,6 @@ def settle_start(turn: Turn) -> None:
                 turn.now, group.plan.name, group.attempt, group.plan.workers, turn.now - group.begun_at
             )
         )
-        group = turn.group
-    if group.phase is Phase.RUNNING and group.ready_at is None and group.ready:
-        well = sum(1 for ended in group.ended.values() if ended.success) if group.ready < group.plan.workers else 0
-        if group.ready + well == group.plan.workers:
-            turn.set(ready_at=turn.now, was_ready=True, why="every worker is ready")
-            turn.events.append(events.group_ready(turn.now, group.plan.name, group.attempt, turn.now - group.begun_at))
+    if group.ready_at is None and group.ready and group.ready + group.well == group.plan.workers:
+        turn.set(ready_at=turn.now, was_ready=True, why="every worker is ready")
+        turn.events.append(events.group_ready(turn.now, group.plan.name, group.attempt, turn.now - group.begun_at))

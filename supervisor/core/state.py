@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from supervisor.core import restarts
 from supervisor.core.events import By, Event
-from supervisor.core.messages import Effect, ExitStatus, Worker
+from supervisor.core.messages import (
+    DependencyLost,
+    Effect,
+    ExitStatus,
+    Input,
+    StartRequested,
+    StopRequested,
+    TimerFired,
+    Worker,
+    WorkerExited,
+    WorkerGone,
+    WorkerNotStarted,
+    WorkerStarted,
+    WorldRefused,
+)
+from supervisor.core.ranks import Ranks
 from supervisor.plan import GroupPlan, World
 
 
@@ -22,14 +38,47 @@ class Phase(StrEnum):
     FINISHED = "finished"
 
 
-TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
-    Phase.WAITING: frozenset({Phase.STARTING, Phase.FINISHED}),
-    Phase.STARTING: frozenset({Phase.RUNNING, Phase.STOPPING, Phase.BACKING_OFF, Phase.FINISHED}),
-    Phase.RUNNING: frozenset({Phase.STOPPING, Phase.BACKING_OFF, Phase.STARTING, Phase.FINISHED}),
-    Phase.STOPPING: frozenset({Phase.BACKING_OFF, Phase.STARTING, Phase.FINISHED}),
-    Phase.BACKING_OFF: frozenset({Phase.STARTING, Phase.FINISHED}),
-    Phase.FINISHED: frozenset({Phase.STARTING}),
+TRANSITIONS: Mapping[Phase, Mapping[Phase, tuple[type[Input], ...]]] = {
+    Phase.WAITING: {
+        Phase.STARTING: (StartRequested,),
+        Phase.FINISHED: (DependencyLost, StopRequested),
+    },
+    Phase.STARTING: {
+        Phase.RUNNING: (WorkerStarted,),
+        Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, TimerFired),
+        Phase.BACKING_OFF: (WorldRefused, WorkerNotStarted),
+        Phase.FINISHED: (WorldRefused, WorkerNotStarted, StopRequested),
+    },
+    Phase.RUNNING: {
+        Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, TimerFired),
+        Phase.BACKING_OFF: (WorkerGone,),
+        Phase.STARTING: (WorkerGone,),
+        Phase.FINISHED: (WorkerGone, WorkerNotStarted, StopRequested),
+    },
+    Phase.STOPPING: {
+        Phase.BACKING_OFF: (WorkerGone, WorkerNotStarted),
+        Phase.STARTING: (WorkerGone, WorkerNotStarted),
+        Phase.FINISHED: (WorkerGone, WorkerNotStarted, TimerFired),
+    },
+    Phase.BACKING_OFF: {
+        Phase.STARTING: (TimerFired,),
+        Phase.FINISHED: (StopRequested,),
+    },
+    Phase.FINISHED: {
+        Phase.STARTING: (StartRequested,),
+    },
 }
+"""From which phase to which others, and upon which inputs."""
+
+
+def phase_diagram() -> str:
+    """``TRANSITIONS`` as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", f"    [*] --> {Phase.WAITING}"]
+    for phase, following in TRANSITIONS.items():
+        for other, inputs in following.items():
+            words = (re.sub(r"(?<=[a-z])(?=[A-Z])", " ", input.__name__).lower() for input in inputs)
+            lines.append(f"    {phase} --> {other} : {', '.join(words)}")
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +88,6 @@ class Slot:
     worker: Worker
     since: float
     pid: int | None = None
-    ready: bool = False
     status: ExitStatus | None = None
 
 
@@ -70,22 +118,20 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a finished group. ``exit_code`` is for the daemon's own exit."""
+    """What becomes, or has become, of a group that is not to run on. ``exit_code`` is for the daemon's own exit."""
 
     outcome: Literal["succeeded", "failed", "stopped"]
     exit_code: int
-    at: float
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class After:
-    """What follows once everything is gone: another start after ``pause`` seconds, or a verdict."""
+class Again:
+    """Another attempt is to begin after ``pause`` seconds. ``why`` and ``exit_code`` say how the last one ended."""
 
-    pause: float | None
-    outcome: Literal["succeeded", "failed", "stopped"] | None = None
-    exit_code: int = 0
-    why: str = ""
+    pause: float
+    exit_code: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +142,14 @@ class Climb:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The whole state of one group; a value.
+class Group(NamedTuple):
+    """The whole state of one group; a value. (A named tuple, because each step replaces it: 2 us, a dataclass takes 7.)
 
-    ``live``: slots by local rank. ``ended``: the last end of each rank of the present attempt. ``ready``: how many
-    ranks are ready. ``pauses``: instants at which single ranks restart (scope "worker"). ``strays``: the ladders of
-    single workers that left processes behind. ``unkillable``: ranks whose slot is held for good.
+    ``begun_at``: when it last set out to become ready. ``live``: slots by local rank. ``ended``: the last end of each
+    rank of the present attempt. ``awaited``: how many starts have no answer yet; ``ready``: how many ranks are ready;
+    ``well``: how many have ended well and are not to run again. ``after``: what follows once nothing is live.
+    ``pauses``: instants at which single ranks restart (scope "worker"). ``strays``: the ladders of single workers that
+    left processes behind. ``unkillable``: ranks whose slot is held for good.
     """
 
     plan: GroupPlan
@@ -113,18 +160,20 @@ class Group:
     attempt: int = -1
     begun_at: float = 0.0
     world: World | None = None
-    live: dict[int, Slot] = field(default_factory=dict)
-    ended: Mapping[int, Ended] = field(default_factory=dict)
+    live: Ranks[Slot] = Ranks()
+    ended: Ranks[Ended] = Ranks()
+    awaited: int = 0
     ready: int = 0
+    well: int = 0
     ready_at: float | None = None
     was_started: bool = False
     was_ready: bool = False
     history: restarts.History = restarts.History()
-    after: After | None = None
+    after: Again | Verdict | None = None
     climb: Climb | None = None
     resume_at: float | None = None
-    pauses: Mapping[int, float] = field(default_factory=dict)
-    strays: Mapping[int, Climb] = field(default_factory=dict)
+    pauses: Ranks[float] = Ranks()
+    strays: Ranks[Climb] = Ranks()
     unkillable: frozenset[int] = frozenset()
     failure: Failure | None = None
     verdict: Verdict | None = None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Literal, assert_never
+from typing import Any, assert_never
 
 from supervisor.core import events
 from supervisor.core.events import Event, Who
@@ -24,12 +23,11 @@ class Turn:
         self.events: list[Event] = []
 
     def set(self, **changes: Any) -> None:
-        self.group = replace(self.group, **changes)
+        self.group = self.group._replace(**changes)
 
     def enter(self, phase: Phase, why: str, **changes: Any) -> None:
-        allowed = TRANSITIONS[self.group.phase]
-        assert phase in allowed, f"{self.group.phase} -> {phase}"
-        self.group = replace(self.group, phase=phase, since=self.now, why=why, **changes)
+        assert phase in TRANSITIONS[self.group.phase], f"{self.group.phase} -> {phase}"
+        self.group = self.group._replace(phase=phase, since=self.now, why=why, **changes)
 
     def slot(self, worker: Worker) -> Slot | None:
         """The live slot of just this start of the worker; None for news from an earlier attempt."""
@@ -40,33 +38,33 @@ class Turn:
         return Who(self.group.plan.name, self.group.rank(worker.rank), worker.rank, worker.attempt)
 
     def put(self, slot: Slot, **changes: Any) -> None:
-        self.set(live={**self.group.live, slot.worker.rank: slot}, **changes)
+        self.group = self.group._replace(live=self.group.live.put(slot.worker.rank, slot), **changes)
 
     def drop(self, rank: int, **changes: Any) -> None:
-        live = dict(self.group.live)
-        del live[rank]
-        self.set(live=live, **changes)
+        """Free the slot: all of its worker is gone, so it was not unkillable after all."""
+        group = self.group
+        self.group = group._replace(live=group.live.drop(rank), unkillable=group.unkillable - {rank}, **changes)
 
-    def finish(self, outcome: Literal["succeeded", "failed", "stopped"], exit_code: int, why: str) -> None:
+    def finish(self, verdict: Verdict) -> None:
         group = self.group
         self.enter(
-            Phase.FINISHED, why, after=None, climb=None, resume_at=None, ready=0, ready_at=None,
-            verdict=Verdict(outcome, exit_code, self.now, why),
-        )  # fmt: skip
+            Phase.FINISHED, verdict.why, verdict=verdict, after=None, climb=None, resume_at=None, ready=0, ready_at=None
+        )
         name = group.plan.name
-        took_for = self.now - group.since if group.phase is Phase.STOPPING else 0.0
-        match outcome:
+        match verdict.outcome:
             case "succeeded":
                 self.events.append(events.group_succeeded(self.now, name, group.attempt, group.history.used))
             case "stopped":
-                self.events.append(events.group_stopped(self.now, name, group.attempt, took_for, why))
+                took_for = self.now - group.since if group.phase is Phase.STOPPING else 0.0
+                self.events.append(events.group_stopped(self.now, name, group.attempt, took_for, verdict.why))
             case "failed":
-                self.events.append(events.group_failed(self.now, name, group.attempt, why, exit_code))
+                self.events.append(events.group_failed(self.now, name, group.attempt, verdict.why, verdict.exit_code))
             case _:
-                assert_never(outcome)
+                assert_never(verdict.outcome)
 
 
 def rung_of(group: Group) -> Rung:
+    """The rung that a stop under way stands on; once the group has finished, the last."""
     ladder = group.plan.stop.ladder
     return ladder[group.climb.rung if group.climb else -1]
 
@@ -75,7 +73,3 @@ def send(turn: Turn, workers: tuple[Worker, ...], rung: Rung) -> None:
     stop = turn.group.plan.stop
     reach = "tree" if rung is stop.ladder[-1] else stop.scope
     turn.effects.append(SignalWorkers(workers, rung.signal, reach))
-
-
-def cause(group: Group) -> str:
-    return group.failure.reason if group.failure else group.why

@@ -6,7 +6,7 @@ from supervisor.core import restarts
 from supervisor.core.events import signal_name
 from supervisor.core.groups import Groups
 from supervisor.core.health import FailureView, GroupView, Snapshot, WorkerView
-from supervisor.core.state import Group, Phase, Slot
+from supervisor.core.state import Ended, Group, Phase, Slot
 
 
 def snapshot(state: Groups, now: float, *, workers: bool = True) -> Snapshot:
@@ -62,7 +62,7 @@ def _next(group: Group) -> tuple[str | None, float | None]:
             if group.climb.rung + 1 < len(ladder):
                 return f"{signal_name(ladder[group.climb.rung + 1].signal)} to what is left", group.climb.at
             return "gives up on what is left", group.climb.at
-        case Phase.RUNNING if group.pauses:
+        case Phase.STARTING | Phase.RUNNING if group.pauses:
             rank, at = min(group.pauses.items(), key=lambda item: item[1])
             return f"restarts rank {group.rank(rank)}", at
         case _:
@@ -72,27 +72,28 @@ def _next(group: Group) -> tuple[str | None, float | None]:
 def _worker_view(group: Group, local_rank: int) -> WorkerView:
     rank = group.rank(local_rank)
     ended = group.ended.get(local_rank)
-    words = ended.words if ended else ""
     slot = group.live.get(local_rank)
     if slot is not None:
-        return WorkerView(
-            rank, local_rank, _state(group, slot), slot.since, slot.pid, slot.worker.attempt, words
-        )  # fmt: skip
-    if local_rank in group.pauses and ended is not None:
-        return WorkerView(rank, local_rank, "backing_off", ended.at, None, ended.worker.attempt, words)
+        words = ended.words if ended is not None else ""
+        return WorkerView(rank, local_rank, _live(group, slot), slot.since, slot.pid, slot.worker.attempt, words)
     if ended is not None:
-        state = "succeeded" if ended.success else "stopped" if ended.by == "daemon" and ended.status else "failed"
-        return WorkerView(rank, local_rank, state, ended.at, None, ended.worker.attempt, words)
+        return WorkerView(rank, local_rank, _past(group, ended), ended.at, None, ended.worker.attempt, ended.words)
     return WorkerView(rank, local_rank, "pending", group.since)
 
 
-def _state(group: Group, slot: Slot) -> str:
+def _live(group: Group, slot: Slot) -> str:
     if slot.worker.rank in group.unkillable:
         return "unkillable"
     if slot.status is not None:
         return "exited"
     if group.phase is Phase.STOPPING:
         return "stopping"
-    if slot.pid is None:
-        return "starting"
-    return "ready" if slot.ready else "running"
+    return "starting" if slot.pid is None else "ready"
+
+
+def _past(group: Group, ended: Ended) -> str:
+    if ended.worker.rank in group.pauses:
+        return "backing_off"
+    if ended.success:
+        return "succeeded"
+    return "stopped" if ended.by == "daemon" else "failed"

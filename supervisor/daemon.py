@@ -1,0 +1,362 @@
+"""The composition root: builds the parts, wires them, and waits for the end. Owns nothing else."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import random
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from supervisor import __version__, clock
+from supervisor.core import events, groups, health
+from supervisor.core.events import Event, Who
+from supervisor.core.groups import Begun, EndRequested, Groups
+from supervisor.core.messages import Input, Worker
+from supervisor.errors import BUG, AddressUnavailable, RankdError
+from supervisor.host import signals, systemd
+from supervisor.host.console import Console
+from supervisor.host.containment import Sessions, become_subreaper
+from supervisor.host.output import Output
+from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
+from supervisor.host.proc import Process
+from supervisor.host.process import Processes, seal_inherited_fds
+from supervisor.host.sinks import Dropped
+from supervisor.plan import (
+    DaemonPlan,
+    Reach,
+    WorkerPlan,
+    World,
+    group_environment,
+    single_host_world,
+    worker_plan,
+    world_environment,
+)
+from supervisor.report import listen
+from supervisor.report.counts import Counts
+from supervisor.report.log import Records, resolve_format
+from supervisor.runtime import Runtime
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+MASTER_ADDR = "127.0.0.1"
+FAREWELL = 2.0
+"""Seconds that the last records may take to be written to a console that is slow."""
+
+
+class Unusable(RankdError):
+    """A directory that the daemon needs cannot be had."""
+
+    exit_code = 78
+
+
+def run(plan: DaemonPlan) -> int:
+    """Supervise until the end; returns the exit code. Raises ``RankdError`` before any worker has been started."""
+    signals.hold(STOP_SIGNALS)
+    seal_inherited_fds()
+    _make_directories(plan)
+    with ExitStack() as stack:
+        passed = systemd.listen_fds(os.environ, os.getpid())
+        if isinstance(passed, systemd.SocketsRefused):
+            raise AddressUnavailable(f"health listener: {passed.reason}")
+        # Bound before any worker starts, so that a taken address is refused in time; opened when HTTP is loaded.
+        listeners = listen.adopt(sock for _, sock in passed) if passed else listen.bind(plan.listen)
+        for listener in listeners:
+            stack.callback(listener.close)
+        daemon = Daemon(plan, listeners)
+        systemd.forget(os.environ)
+        return anyio.run(daemon.main, backend="asyncio")
+
+
+class Daemon:
+    """One daemon from start to end; also the hands of its runtime."""
+
+    def __init__(self, plan: DaemonPlan, listeners: Sequence[listen.BoundListener]) -> None:
+        self._plan = plan
+        self._listeners = listeners
+        self._began_at = clock.now()
+        self._notifier = systemd.Notifier.from_environment(os.environ)
+        self._watchdog_every = systemd.watchdog_interval(os.environ, os.getpid())
+        self._format = resolve_format(
+            plan.log_format, journal=systemd.stdout_is_journal(os.environ), tty=sys.stdout.isatty()
+        )
+        self._shared = {name: group_environment(plan, group, os.environ) for name, group in plan.groups.items()}
+        self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
+        self._claims: dict[str, PortClaim] = {}
+        self._stops_heard = 0
+
+    async def main(self) -> int:
+        """Everything between the first record and the last one."""
+        plan = self._plan
+        with self._consoles() as (out, err):
+            self._records = Records(
+                partial(out.write, urgent=True),
+                service=plan.name,
+                host=plan.node_id,
+                run_id=plan.run_id,
+                level=plan.log_level,
+                format=self._format,
+                colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ,
+            )
+            self._counts = Counts()
+            self._ending = anyio.Event()
+            teed = {"console": (out, err), "json": (err, err), "journal": (None, None)}[self._format]
+            inherited = (1, 2) if self._format == "console" else (2, 2)  # stdout is for records alone
+            output = Output(*teed, inherited=inherited, on_dropped=self._output_dropped)
+            self._counts.log_bytes = output.log_bytes
+            self._counts.log_dropped_bytes = output.log_dropped_bytes
+            become_subreaper()
+            containment = Sessions(adopts=True, unclaimed=self._orphan_reaped)
+            self._processes = Processes(self._post, output, containment)
+            self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
+            try:
+                with _many_descriptors(), signals.signal_door(self._on_signals()):
+                    await self._supervise()
+            finally:
+                self._runtime.close()
+                self._processes.close()
+                output.close()
+                for claim in self._claims.values():
+                    claim.release()
+                self._notifier.close()
+            return self._last_words()
+
+    # ---- hands (see runtime.Hands)
+
+    def form_world(self, group: str, attempt: int) -> World | str:
+        """On one host a world is formed at once: all it needs is a port."""
+        plan = self._plan.groups[group]
+        claim: PortClaim | PortRefused
+        if group in self._claims:
+            claim = renew(self._claims[group], chance=self._chance)
+        else:
+            claim = claim_port(plan.master_port, chance=self._chance)
+        if isinstance(claim, PortRefused):
+            return f"no MASTER_PORT: {claim.reason}"
+        self._claims[group] = claim
+        return single_host_world(plan, attempt, MASTER_ADDR, claim.port)
+
+    def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
+        plan = self._plan.groups[group]
+        shared = self._shared[group] | world_environment(world)
+
+        def plan_of(worker: Worker) -> WorkerPlan:
+            return worker_plan(self._plan, plan, world, shared, worker.rank, attempt=worker.attempt, restarts=restarts)
+
+        self._processes.enqueue(group, ((worker, partial(plan_of, worker)) for worker in workers))
+
+    def abandon(self, group: str) -> None:
+        self._processes.abandon(group)
+
+    def signal(self, group: str, workers: Sequence[Worker], signal: int, reach: Reach) -> None:
+        self._processes.signal(group, workers, signal, reach)
+
+    # ---- the life of the daemon
+
+    async def _supervise(self) -> None:
+        runtime = self._runtime
+        self._tell(
+            events.daemon_started(
+                clock.now(), __version__, os.getpid(), tuple(self._plan.groups), "session and subreaper"
+            )
+        )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._processes.run)
+            tasks.start_soon(self._ask_for_time_to_stop)
+            if self._watchdog_every is not None:
+                tasks.start_soon(
+                    systemd.feed_watchdog, self._notifier, self._watchdog_every, lambda: runtime.bug is None
+                )
+            runtime.arrive(Begun())
+            tasks.start_soon(self._serve_health)
+            await runtime.over.wait()
+            if runtime.bug is not None:
+                self._end_all()
+            tasks.cancel_scope.cancel()
+
+    async def _serve_health(self) -> None:
+        """Answer probes until the end. HTTP is loaded in a thread, once the first workers have been started: it takes
+        longer to import than the daemon to come up, and the loop stays free meanwhile."""
+        await self._processes.idle.wait()
+        addresses: list[str] = []
+        if self._listeners:
+            http = await anyio.to_thread.run_sync(_load_http)
+            listener = http(
+                self._runtime.snapshot,
+                self._counts,
+                started_at=self._began_at,
+                about={"service": self._plan.name, "host": self._plan.node_id, "run_id": self._plan.run_id},
+                drain_status=self._plan.drain_status,
+            )
+        gc.collect()
+        gc.freeze()  # what is here now stays: no later collection need look at it
+        try:
+            if self._listeners:
+                addresses = await listener.start(self._listeners)
+                self._tell(events.health_listening(clock.now(), tuple(addresses)))
+            if not self._ending.is_set():
+                self._notifier.ready(self._status_line())
+                self._tell(events.daemon_ready(clock.now(), clock.now() - self._began_at))
+                await systemd.settle(self._notifier)
+            await anyio.sleep_forever()
+        finally:
+            if self._listeners:
+                with anyio.CancelScope(shield=True):
+                    await listener.stop()
+
+    async def _ask_for_time_to_stop(self) -> None:
+        """While a stop is under way, systemd hears how long it may still take."""
+        await self._ending.wait()
+        await systemd.keep_extending(self._notifier, self._stop_deadline)
+
+    def _beginning(self) -> Groups:
+        plan = self._plan
+        return groups.begin(
+            plan,
+            {name: _seed(plan, name) for name in plan.groups},
+            {name: _last_attempt(f"{group.logs.dir}/{name}/{plan.run_id}") for name, group in plan.groups.items()},
+            clock.now(),
+        )
+
+    def _end_all(self) -> None:
+        """Our own machine is broken: nothing is left but to kill every worker."""
+        for name, group in self._runtime.state.groups.items():
+            workers = [slot.worker for slot in group.live.values() if slot.pid is not None]
+            self._processes.signal(name, workers, signal.SIGKILL, "tree")
+
+    def _last_words(self) -> int:
+        state, bug = self._runtime.state, self._runtime.bug
+        if bug is not None:
+            sys.stderr.write("rankd: a bug in rankd itself; every worker was killed:\n")
+            traceback.print_exception(bug)
+        exit_code = BUG if bug is not None else state.exit_code
+        why = "a bug in rankd" if bug is not None else state.why or "every group has finished"
+        self._tell(events.daemon_stopped(clock.now(), exit_code, clock.now() - self._began_at, why))
+        return exit_code
+
+    # ---- doors
+
+    def _post(self, group: str, input: Input) -> None:
+        self._runtime.post(group, input)
+
+    def _on_signals(self) -> Mapping[int, Callable[[], None]]:
+        callbacks: dict[int, Callable[[], None]] = {
+            number: partial(self._asked_to_end, number) for number in STOP_SIGNALS
+        }
+        callbacks[signal.SIGCHLD] = self._processes.on_sigchld
+        callbacks[signal.SIGUSR1] = callbacks[signal.SIGUSR2] = lambda: None  # without a handler they would end us
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else: started by nohup(1)
+            callbacks[signal.SIGHUP] = self._hung_up
+        return callbacks
+
+    def _asked_to_end(self, number: int) -> None:
+        """The first signal stops in order, a second one without waiting for what ignores SIGTERM."""
+        self._stops_heard += 1
+        name = signal.Signals(number).name
+        self._runtime.arrive(EndRequested(name, hurry=self._stops_heard > 1))
+
+    def _hung_up(self) -> None:
+        """With a terminal: it is gone, and we go as well. Without: somebody expects a daemon to reload."""
+        if self._format == "console":
+            self._asked_to_end(signal.SIGHUP)
+        else:
+            why = "this version cannot reload its configuration; restart it to apply a new one"
+            self._tell(events.daemon_reload_refused(clock.now(), why))
+
+    # ---- telling
+
+    @contextmanager
+    def _consoles(self) -> Iterator[tuple[Console, Console]]:
+        out = Console(1, mark=self._mark, on_dropped=self._records_dropped)
+        err = out if os.path.sameopenfile(1, 2) else Console(2)
+        try:
+            yield out, err
+        finally:
+            for console in {id(out): out, id(err): err}.values():
+                console.flush(FAREWELL)
+                console.close()
+
+    def _tell(self, event: Event) -> None:
+        self._counts.observe(event)
+        self._records.tell(event)
+
+    def _mark(self, lost: int) -> bytes:
+        return self._records.dropped(lost)
+
+    def _records_dropped(self, _lost: int) -> None:
+        self._counts.events_dropped += 1
+
+    def _output_dropped(self, dropped: Dropped) -> None:
+        labels = dropped.labels
+        who = Who(labels["group"], int(labels["rank"]), int(labels["local_rank"]), int(labels["attempt"]))
+        self._tell(
+            events.worker_output_dropped(
+                clock.now(), who, dropped.stream, dropped.bytes, dropped.reason, over=dropped.over
+            )
+        )
+
+    def _orphan_reaped(self, process: Process) -> None:
+        self._tell(events.orphan_reaped(clock.now(), str(process)))
+
+    def _changed(self, state: Groups) -> None:
+        line = self._status_line()
+        if state.stage in ("draining", "stopping"):
+            self._ending.set()
+            self._notifier.stopping(line)
+        else:
+            self._notifier.status(line)
+
+    def _status_line(self) -> str:
+        return health.one_line(self._runtime.snapshot(workers=False))
+
+    def _stop_deadline(self) -> float | None:
+        return groups.stop_deadline(self._runtime.state, clock.now())
+
+
+def _load_http() -> type:
+    from supervisor.report.http import HealthListener  # noqa: PLC0415 - what takes long is loaded late: see caller
+
+    return HealthListener
+
+
+def _make_directories(plan: DaemonPlan) -> None:
+    for path, mode in ((plan.state_dir, 0o755), (plan.runtime_dir, 0o700)):
+        try:
+            Path(path).mkdir(mode=mode, parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unusable(f"{path}: cannot make this directory: {error.strerror}") from error
+
+
+@contextmanager
+def _many_descriptors() -> Iterator[None]:
+    """A pidfd and up to four descriptors a worker: as many as the hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def _seed(plan: DaemonPlan, group: str) -> int:
+    """The same for the same run and group, so that a run's pauses can be replayed."""
+    return int.from_bytes(hashlib.blake2b(f"{plan.run_id}/{group}".encode(), digest_size=8).digest())
+
+
+def _last_attempt(directory: str) -> int:
+    """The highest attempt that has logs already (a run id used again); -1 for none."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return -1
+    numbers = [int(name[8:]) for name in names if name.startswith("attempt_") and name[8:].isdigit()]
+    return max(numbers, default=-1)
