@@ -1,0 +1,284 @@
+"""rankd as a service of a real systemd: its units, its records in the journal, and every way in which it can end."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.configs import SLEEP, group, ladder, table
+from tests.interop.booted import CHECKOUT, Entry, Machine, missing
+
+pytestmark = [
+    pytest.mark.booted,
+    pytest.mark.timeout(600),  # the first test of all may have to make the root file system
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+]
+
+PRIORITIES = {"error": "3", "warning": "4", "info": "6", "debug": "7"}
+TO_JOURNAL = {"redirects": "0", "tee": "0"}
+"""A worker's output is neither redirected nor teed: it goes where the daemon's own stderr goes."""
+
+# systemd's own catalog, sd-messages.h
+WILL_RESTART = "5eb03494b6584870a536b337290809b3"
+MAIN_EXITED = "98e322203f7a4ed290d09fe03c09fe15"
+
+Record = dict[str, Any]
+
+
+@pytest.fixture
+def machine(booted: Machine) -> Machine:
+    """rankd's user and units are installed as README says; no configuration yet, nothing started."""
+    for path in (
+        "sysusers.d/rankd.conf",
+        "systemd/system/rankd.service",
+        "systemd/system/rankd@.service",
+    ):
+        ours = CHECKOUT / "systemd" / path.removeprefix("systemd/system/")
+        booted.write(f"/etc/{path}", ours.read_text())
+    booted.run("systemd-sysusers")
+    booted.run("systemctl", "daemon-reload")
+    return booted
+
+
+def configure(machine: Machine, config: str, name: str = "rankd") -> None:
+    machine.write(f"/etc/rankd/{name}.toml", config)
+
+
+def drop_in(machine: Machine, **settings: object) -> None:
+    """Settings of [Service] over those of rankd.service."""
+    lines = [f"{key}={value}" for key, value in settings.items()]
+    machine.write("/etc/systemd/system/rankd.service.d/test.conf", "\n".join(["[Service]", *lines, ""]))
+    machine.run("systemctl", "daemon-reload")
+
+
+def python(script: str) -> list[str]:
+    """The argv of a worker written in Python, for the Python in there."""
+    return ["/usr/bin/python3", "-S", "-E", "-u", "-c", script]
+
+
+def record(entry: Entry, unit: str = "rankd") -> Record:
+    """What rankd has said in this entry; nothing if it was not rankd, or is a line of a worker's."""
+    text = entry.get("MESSAGE")
+    if entry.get("_SYSTEMD_UNIT") == f"{unit}.service" and isinstance(text, str) and text.startswith("{"):
+        said: Record = json.loads(text)
+        return said
+    return {}
+
+
+def wait_for(machine: Machine, event: str, *, count: int = 1, **fields: object) -> Record:
+    wanted = {"event": event} | fields
+    return record(
+        machine.wait_for(lambda entry: wanted.items() <= record(entry).items(), f"{event} {fields}", count=count)
+    )
+
+
+def said_by_systemd(machine: Machine, text: str) -> list[str]:
+    """systemd's own messages about the unit with that text in them."""
+    return [
+        entry["MESSAGE"] for entry in machine.journal("rankd") if entry.get("_PID") == "1" and text in entry["MESSAGE"]
+    ]
+
+
+def everything_running(machine: Machine) -> list[str]:
+    return list(machine.processes("-.slice").values())
+
+
+def ask(machine: Machine, path: str) -> str:
+    script = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())"
+    return machine.run("python3", "-c", script, f"http://127.0.0.1:8080{path}").stdout.strip()
+
+
+# ---- it is installed and starts
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:
+    for unit in ("rankd.service", "rankd@job.service"):
+        verified = machine.run("systemd-analyze", "verify", "--man=no", unit)
+        assert verified.stdout + verified.stderr == ""
+
+
+def test_start_returns_when_the_workers_run_and_status_says_how_it_is(machine: Machine) -> None:
+    configure(machine, group("job", SLEEP, workers=2))
+    machine.run("systemctl", "enable", "--now", "rankd")
+    assert len(machine.processes("rankd")) == 3
+    wait_for(machine, "daemon.ready")
+    assert ask(machine, "/readyz") == "ok"
+    assert machine.show("rankd", "StatusText")
+    assert f'Status: "{machine.show("rankd", "StatusText")}"' in machine.run("systemctl", "status", "rankd").stdout
+
+
+def test_it_runs_as_its_own_user_with_its_own_directories(machine: Machine) -> None:
+    script = (
+        "import os, pwd, time; print(pwd.getpwuid(os.getuid()).pw_name, os.getcwd(), os.environ['RANKD_STATE_DIR'])\n"
+        "time.sleep(1000)"
+    )
+    configure(machine, group("job", python(script), logs=TO_JOURNAL))
+    machine.run("systemctl", "start", "rankd")
+    printed = machine.wait_for(lambda entry: str(entry.get("MESSAGE")).startswith("rankd / "), "line of the worker's")
+    state = printed["MESSAGE"].split()[2]
+    assert state.startswith("/var/lib/rankd")
+    for path in (state, "/var/lib/rankd", "/run/rankd", "/var/log/rankd"):
+        owner, mode = machine.run("stat", "--format=%U %a", path).stdout.split()
+        assert owner == "rankd"
+        assert mode.endswith("0"), f"{path} is open to others"
+
+
+def test_two_instances_run_beside_each_other(machine: Machine) -> None:
+    for port, name in ((8081, "a"), (8082, "b")):
+        configure(machine, table("health", listen=[f"127.0.0.1:{port}"]) + group(name, SLEEP), name)
+        machine.run("systemctl", "start", f"rankd@{name}")
+    machine.run("systemctl", "stop", "rankd@a")
+    assert machine.show("rankd@a", "Result") == "success"
+    assert len(machine.processes("rankd@b")) == 2
+
+
+# ---- what it says is in the journal
+
+
+def test_every_line_in_the_journal_is_a_json_record_and_none_is_lost(machine: Machine) -> None:
+    configure(machine, group("job", ["/bin/sh", "-c", "echo teed; exec sleep 1000"], workers=3))
+    machine.run("systemctl", "start", "rankd")
+    machine.run("systemctl", "stop", "rankd")
+    machine.run("journalctl", "--sync")
+    lines = machine.run("journalctl", "-o", "cat", "_SYSTEMD_UNIT=rankd.service").stdout.splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [one["seq"] for one in records] == list(range(1, len(records) + 1))
+    assert records[-1]["event"] == "daemon.stopped"
+
+
+def test_a_records_priority_follows_its_level(machine: Machine) -> None:
+    configure(machine, group("job", ["/bin/sh", "-c", "exit 3"], workers=2, restart={"max_restarts": 0}))
+    drop_in(machine, Restart="no")
+    machine.run("systemctl", "start", "rankd", check=False)
+    wait_for(machine, "daemon.stopped")
+    told = [(record(entry), entry["PRIORITY"]) for entry in machine.journal("rankd") if record(entry)]
+    assert {one["event"] for one, _ in told} >= {"daemon.started", "worker.failed", "group.gave_up"}
+    for one, priority in told:
+        assert priority == PRIORITIES[one["level"]], one
+    errors = machine.run("journalctl", "-u", "rankd", "-p", "err", "-o", "cat").stdout
+    assert '"event":"worker.failed"' in errors
+    assert '"level":"info"' not in errors
+
+
+def test_what_is_not_redirected_is_in_the_journal_as_the_workers_own_line(machine: Machine) -> None:
+    configure(machine, group("job", ["/bin/sh", "-c", "echo out; echo err >&2; exec sleep 1000"], logs=TO_JOURNAL))
+    machine.run("systemctl", "start", "rankd")
+    worker = wait_for(machine, "worker.started")["pid"]
+    for line in ("out", "err"):
+        entry = machine.wait_for(lambda entry, line=line: entry.get("MESSAGE") == line, line)  # type: ignore[misc]
+        assert (entry["_SYSTEMD_UNIT"], entry["_PID"], entry["PRIORITY"]) == ("rankd.service", str(worker), "6")
+
+
+# ---- it stops
+
+
+def test_stop_leaves_nothing_to_do_for_systemd(machine: Machine) -> None:
+    script = "(setsid sleep 4242 &); setsid sleep 4343 & echo up; exec sleep 4444"
+    configure(machine, group("job", ["/bin/sh", "-c", script], workers=2, logs=TO_JOURNAL))
+    machine.run("systemctl", "start", "rankd")
+    machine.wait_for(lambda entry: entry.get("MESSAGE") == "up", "worker that is up", count=2)
+    sleeping = [command for command in machine.processes("rankd").values() if command.startswith("sleep")]
+    assert sorted(sleeping) == sorted(["sleep 4242", "sleep 4343", "sleep 4444"] * 2)
+
+    machine.run("systemctl", "stop", "rankd")
+    assert not [command for command in everything_running(machine) if command.startswith("sleep")]
+    assert (machine.show("rankd", "Result"), machine.show("rankd", "ExecMainStatus")) == ("success", "0")
+    assert not said_by_systemd(machine, "Killing process"), "rankd left that to systemd"
+    wait_for(machine, "daemon.stopped", exit_code=0)
+
+
+def test_a_stop_longer_than_systemds_patience_is_gone_through_to_its_end(machine: Machine) -> None:
+    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up')\nwhile True: signal.pause()"
+    job = group("job", python(stubborn), stop=ladder("3s"), logs=TO_JOURNAL)
+    configure(machine, table("daemon", drain_delay="2s") + job)
+    drop_in(machine, TimeoutStopSec="1s")
+    machine.run("systemctl", "start", "rankd")
+    machine.wait_for(lambda entry: entry.get("MESSAGE") == "up", "worker that is up")
+    began_at = time.monotonic()
+    machine.run("systemctl", "stop", "rankd")
+    stopped_for = time.monotonic() - began_at
+    assert not said_by_systemd(machine, "timed out")
+    assert 5 <= stopped_for < 8
+    assert (machine.show("rankd", "Result"), machine.show("rankd", "ExecMainStatus")) == ("success", "0")
+    wait_for(machine, "worker.killed")
+
+
+@pytest.mark.parametrize("command", [["/bin/true"], ["/bin/sleep", "5"]], ids=["before it is ready", "in its time"])
+def test_when_every_group_has_succeeded_so_has_the_service(machine: Machine, command: list[str]) -> None:
+    configure(machine, group("job", command, workers=2))
+    drop_in(machine, WatchdogSec="2s")  # which is fed meanwhile
+    machine.run("systemctl", "start", "rankd")
+    wait_for(machine, "daemon.stopped", exit_code=0)
+    machine.wait_for(lambda entry: entry.get("MESSAGE") == "rankd.service: Deactivated successfully.", "good end")
+    assert machine.show("rankd", "Result") == "success"
+    assert machine.show("rankd", "NRestarts") == "0"
+
+
+# ---- it fails
+
+
+def test_a_worker_that_fails_is_rankds_business_alone(machine: Machine) -> None:
+    script = '[ "$TORCHELASTIC_RESTART_COUNT" = 0 ] && exit 9; exec sleep 1000'
+    configure(machine, group("job", ["/bin/sh", "-c", script], workers=2))
+    machine.run("systemctl", "start", "rankd")
+    wait_for(machine, "group.ready", attempt=1)
+    assert machine.show("rankd", "ActiveState") == "active"
+    assert machine.show("rankd", "NRestarts") == "0"
+
+
+def test_a_job_that_keeps_failing_is_started_again_but_not_for_ever(machine: Machine) -> None:
+    configure(machine, group("job", ["/bin/sh", "-c", "exit 7"], restart={"max_restarts": 0}))
+    drop_in(machine, RestartSec="100ms")
+    machine.run("systemctl", "start", "rankd", check=False)
+    machine.wait_for(lambda entry: "Start request repeated too quickly" in str(entry.get("MESSAGE")), "end of it")
+    exits = [entry["EXIT_STATUS"] for entry in machine.journal("rankd") if entry.get("MESSAGE_ID") == MAIN_EXITED]
+    assert exits == ["7"] * 5
+    assert machine.show("rankd", "ActiveState") == "failed"
+
+
+def test_a_wrong_configuration_is_not_tried_again(machine: Machine) -> None:
+    configure(machine, group("job", SLEEP, workers=0, wrokers=2))
+    assert machine.run("systemctl", "start", "rankd", check=False).returncode
+    assert machine.show("rankd", "ActiveState") == "failed"
+    assert machine.show("rankd", "ExecMainStatus") == "78"
+    assert machine.show("rankd", "NRestarts") == "0"
+    said = [entry["MESSAGE"] for entry in machine.journal("rankd")]
+    for key in ("workers", "wrokers"):
+        assert [line for line in said if "/etc/rankd/rankd.toml:" in line and f" groups.job.{key}: " in line], said
+
+
+def test_a_daemon_that_is_killed_takes_its_workers_along_and_starts_anew(machine: Machine) -> None:
+    script = "(setsid sleep 4242 &); exec sleep 4444"
+    configure(machine, group("job", ["/bin/sh", "-c", script], workers=2))
+    drop_in(machine, RestartSec="100ms")
+    machine.run("systemctl", "start", "rankd")
+    wait_for(machine, "daemon.ready")
+    before = machine.processes("rankd")
+    machine.run("systemctl", "kill", "--kill-whom=main", "--signal=SIGKILL", "rankd")
+    assert_replaced(machine, before)
+
+
+def test_a_daemon_that_hangs_is_ended_by_the_watchdog_and_starts_anew(machine: Machine) -> None:
+    configure(machine, group("job", SLEEP, workers=2))
+    drop_in(machine, WatchdogSec="3s", RestartSec="100ms", LimitCORE=0)
+    machine.run("systemctl", "start", "rankd")
+    wait_for(machine, "daemon.ready")
+    before = machine.processes("rankd")
+    machine.run("systemctl", "kill", "--kill-whom=main", "--signal=SIGSTOP", "rankd")
+    machine.wait_for(lambda entry: "Watchdog timeout" in str(entry.get("MESSAGE")), "watchdog")
+    assert_replaced(machine, before)
+    assert machine.show("rankd", "Result") == "success"
+
+
+def assert_replaced(machine: Machine, before: dict[int, str]) -> None:
+    """A second daemon is up, and of the first no process is left."""
+    machine.wait_for(lambda entry: entry.get("MESSAGE_ID") == WILL_RESTART, "restart")
+    wait_for(machine, "daemon.ready", count=2)
+    after = machine.processes("rankd")
+    assert len(after) == len(before)
+    assert not after.keys() & before.keys()
+    assert machine.show("rankd", "NRestarts") == "1"
+    assert sorted(after.values()) == sorted(before.values())

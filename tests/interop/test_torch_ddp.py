@@ -1,0 +1,66 @@
+"""A real model under torch's DistributedDataParallel: one rank dies, all restart, training goes on where it was."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.configs import group, ladder, table
+from tests.end_to_end.conftest import Start
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(
+        importlib.util.find_spec("torch") is None,
+        reason="torch is missing; install it with: .venv/bin/python -m pip install torch==2.13.0",
+    ),
+]
+
+JOB = Path(__file__).parent / "ddp_job.py"
+STEPS, DIES_AT, SAVED_AT = 40, 23, 20
+
+
+def losses_in(log: Path) -> dict[int, float]:
+    """What rank 0 has printed: the mean loss by step."""
+    return {
+        int(step): float(loss) for step, loss in re.findall(r"^step (\d+) loss (\S+)$", log.read_text(), re.MULTILINE)
+    }
+
+
+def test_training_survives_the_death_of_a_rank(rankd: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    command = [sys.executable, "-u", str(JOB), str(folder)]
+    # gloo names the peers' addresses by the host's name, which need not resolve on a build machine.
+    daemon = rankd(
+        table("daemon", run_id="ddp")
+        + group("trainer", command, workers=2, stop=ladder("10s"), env={"GLOO_SOCKET_IFNAME": "lo"})
+    )
+    assert daemon.wait(timeout=240) == 0, daemon.story()
+
+    daemon.wait_for("worker.failed", rank=1, attempt=0, signal="SIGKILL", root_cause=True)
+    assert len(daemon.all("worker.failed")) == 1, "rank 0's error is a consequence, not another failure"
+    daemon.wait_for("group.restarting", group="trainer")
+    daemon.wait_for("group.succeeded", group="trainer", restarts=1, attempt=1)
+
+    said = [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(2)]
+    for one in said:
+        assert one["launched_by_torchelastic"] is True
+        assert one["agent_store"] == "False"
+        assert (one["restarts"], one["world_size"], one["begun_at"]) == (1, 2, SAVED_AT)
+    assert said[0]["losses"] == said[1]["losses"]
+    (checksum,) = {one for rank in said for one in rank["checksums"]}
+    assert checksum == checksum, "not a number"  # noqa: PLR0124 - NaN is what this looks for
+
+    first, second = (losses_in(daemon.log("trainer", attempt, 0)) for attempt in range(2))
+    assert list(first) == list(range(1, DIES_AT))
+    assert list(second) == list(range(SAVED_AT + 1, STEPS + 1))
+    for step in range(SAVED_AT + 1, DIES_AT):
+        assert second[step] == pytest.approx(first[step], abs=1e-5), "it did not resume from its checkpoint"
+    assert second[STEPS] < first[SAVED_AT] < first[1] / 2

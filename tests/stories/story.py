@@ -1,0 +1,315 @@
+"""What a story is told with: rows of an instant, what happens, what is done, and what is said.
+
+    story.tell(
+        (1.0, exited(0, code=1), "SIGTERM tree 1#0; timer ladder 31", "worker.exited; worker.failed exit_code=1", ...),
+        (1.1, gone(0)),
+    )
+
+Effects are written as in ``effect_in_words``, events by their names and as many of their fields as matter; what is said
+may go on through further columns. A row must name all effects and all events, in order. A worker is written
+``rank#attempt``. With more than one group, a group's name stands before its effects, and in ``of=``.
+"""
+
+from __future__ import annotations
+
+import json
+import signal as signals
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from supervisor.core import groups, health, view
+from supervisor.core.events import Event, signal_name
+from supervisor.core.groups import Arrival, Begun, DrainOver, EndRequested, Groups, Of
+from supervisor.core.messages import (
+    AbandonStarts,
+    CancelTimer,
+    Effect,
+    ExitStatus,
+    Fault,
+    FormWorld,
+    Input,
+    SetTimer,
+    SignalWorkers,
+    StartRequested,
+    StartWorkers,
+    StopRequested,
+    StraysFound,
+    TimerFired,
+    Worker,
+    WorkerExited,
+    WorkerGone,
+    WorkerNotStarted,
+    WorkerStarted,
+    WorldFormed,
+    WorldRefused,
+)
+from supervisor.core.state import Group, Phase
+from supervisor.plan import (
+    Backoff,
+    Condition,
+    DaemonPlan,
+    GroupPlan,
+    LogRules,
+    RestartRules,
+    Rung,
+    StopRules,
+    single_host_world,
+)
+
+LADDER = (Rung(signals.SIGTERM, 30.0), Rung(signals.SIGKILL, 10.0))
+NO_PAUSE = Backoff(initial=0.0)
+
+
+def job(
+    name: str = "job", workers: int = 1, *, restart: RestartRules | None = None, stop: StopRules | None = None,
+    depends_on: Mapping[str, Condition] | None = None, required: bool = True,
+) -> GroupPlan:  # fmt: skip
+    """A group with three restarts at once and a ladder of SIGTERM, 30 s, SIGKILL, 10 s, unless said otherwise."""
+    return GroupPlan(
+        name=name, command=("job",), workers=workers, role=name, logs=LogRules("/logs"), depends_on=depends_on or {},
+        required=required, restart=restart or RestartRules(), stop=stop or StopRules(LADDER),
+    )  # fmt: skip
+
+
+# ---- what happens
+
+
+@dataclass(frozen=True)
+class Happening:
+    """Something that happens to a group; what it is in full depends on which start of the worker runs just then."""
+
+    of: str
+    make: Callable[[Story, str], Input]
+
+
+def _about(of: str, rank: int, attempt: int | None, make: Callable[[Worker], Input]) -> Happening:
+    return Happening(of, lambda story, group: make(story.worker(group, rank, attempt)))
+
+
+def formed(of: str = "") -> Happening:
+    return Happening(
+        of, lambda story, name: WorldFormed(story[name].attempt, single_host_world(story[name].plan, 0, "127.0.0.1", 1))
+    )
+
+
+def refused(reason: str, of: str = "") -> Happening:
+    return Happening(of, lambda story, name: WorldRefused(story[name].attempt, reason))
+
+
+def started(rank: int, attempt: int | None = None, of: str = "") -> Happening:
+    return _about(of, rank, attempt, lambda worker: WorkerStarted(worker, 1000 + rank))
+
+
+def not_started(rank: int, fault: Fault, reason: str = "no", exit_code: int = 126, of: str = "") -> Happening:
+    return _about(of, rank, None, lambda worker: WorkerNotStarted(worker, fault, reason, exit_code))
+
+
+def exited(rank: int, code: int = 0, attempt: int | None = None, of: str = "") -> Happening:
+    return _about(of, rank, attempt, lambda worker: WorkerExited(worker, ExitStatus(code)))
+
+
+def killed(rank: int, signal: int, *, core_dumped: bool = False, attempt: int | None = None, of: str = "") -> Happening:
+    return _about(of, rank, attempt, lambda worker: WorkerExited(worker, ExitStatus(None, signal, core_dumped)))
+
+
+def strays(rank: int, *processes: str, of: str = "") -> Happening:
+    return _about(of, rank, None, lambda worker: StraysFound(worker, processes))
+
+
+def gone(rank: int, attempt: int | None = None, of: str = "") -> Happening:
+    return _about(of, rank, attempt, WorkerGone)
+
+
+def due(timer: str, of: str = "") -> Happening:
+    """The timer of that name, which must be set for the row's instant or an earlier one."""
+    return Happening(of, lambda story, group: TimerFired(timer, story.due_at(group, timer)))
+
+
+def fired(timer: str, at: float, of: str = "") -> Happening:
+    """A timer that was set for ``at`` reports, cancelled or not: it was on its way already."""
+    return Happening(of, lambda *_: TimerFired(timer, at))
+
+
+def asked_to_start(of: str = "") -> Happening:
+    return Happening(of, lambda *_: StartRequested())
+
+
+def asked_to_stop(reason: str = "operator", *, hurry: bool = False, of: str = "") -> Happening:
+    return Happening(of, lambda *_: StopRequested(reason, hurry))
+
+
+def up() -> Arrival:
+    return Begun()
+
+
+def end(reason: str = "SIGTERM", *, hurry: bool = False) -> Arrival:
+    """The whole daemon is told to stop."""
+    return EndRequested(reason, hurry)
+
+
+Row = tuple[float, Happening | Arrival, *tuple[str, ...]]
+
+
+# ---- the story
+
+
+class Story:
+    """The state so far. ``timers`` are those set and not cancelled; ``done`` and ``said`` what the last row led to."""
+
+    def __init__(
+        self, *jobs: GroupPlan, seed: int = 1, drain_delay: float = 0.0, when_done: str = "exit", attempt: int = -1
+    ) -> None:
+        plan = DaemonPlan(
+            "rankd", "host", "run", "/state", "/run", {one.name: one for one in jobs},
+            drain_delay=drain_delay, when_done="stay" if when_done == "stay" else "exit",
+        )  # fmt: skip
+        names = [one.name for one in jobs]
+        self.state: Groups = groups.begin(plan, dict.fromkeys(names, seed), dict.fromkeys(names, attempt), 0.0)
+        self.now = 0.0
+        self.timers: dict[tuple[str | None, str], float] = {}
+        self.done: list[tuple[str | None, Effect]] = []
+        self.said: list[Event] = []
+
+    def __getitem__(self, group: str) -> Group:
+        return self.state.groups[group]
+
+    @property
+    def group(self) -> Group:
+        """The first group, or the only one."""
+        return next(iter(self.state.groups.values()))
+
+    @property
+    def phase(self) -> Phase:
+        return self.group.phase
+
+    @property
+    def view(self) -> health.GroupView:
+        return view.group_view(self.group, self.now)
+
+    @property
+    def ready(self) -> health.Answer:
+        """What ``/readyz`` answers."""
+        return health.ready(view.snapshot(self.state, self.now))
+
+    def worker(self, group: str, rank: int, attempt: int | None) -> Worker:
+        if attempt is not None:
+            return Worker(rank, attempt)
+        slot = self[group].live.get(rank)
+        assert slot is not None, f"rank {rank} of {group} is not live"
+        return slot.worker
+
+    def due_at(self, group: str | None, timer: str) -> float:
+        assert (group, timer) in self.timers, f"no timer {timer} in {self.timers}"
+        at = self.timers.pop((group, timer))
+        assert at <= self.now, f"{timer} is due at {at:g}, not at {self.now:g} yet"
+        return at
+
+    def happen(self, at: float, what: Happening | Arrival) -> None:
+        """Let one thing happen, and note what follows."""
+        assert at >= self.now
+        self.now = at
+        match what:
+            case Happening(of, make):
+                name = of or self.group.plan.name
+                arrival: Arrival = Of(name, make(self, name))
+            case _:
+                arrival = what
+        result = groups.advance(self.state, arrival, at)
+        self.state, self.done, self.said = result.groups, list(result.effects), list(result.events)
+        for group, effect in self.done:
+            match effect:
+                case SetTimer(name, due):
+                    self.timers[group, name] = due
+                case CancelTimer(name):
+                    self.timers.pop((group, name), None)
+        for event in self.said:
+            json.dumps(dict(event.fields), allow_nan=False)
+
+    def tell(self, *rows: Row) -> Story:
+        """Let the rows happen, one after the other; each must lead to just what it says."""
+        alone = len(self.state.groups) == 1
+        for at, what, *columns in rows:
+            self.happen(at, what)
+            row = f"the row at {at:g}"
+            done = [effect_in_words(effect, "" if alone else group or "") for group, effect in self.done]
+            assert done == _parts(*columns[:1]), row
+            wanted = [_event_wanted(text) for text in _parts(*columns[1:])]
+            assert [event.name for event in self.said] == [name for name, _ in wanted], row
+            for event, (_, fields) in zip(self.said, wanted, strict=True):
+                assert {name: event.fields.get(name) for name in fields} == fields, f"{row}: {event.name}"
+        return self
+
+    def drain_over(self) -> Arrival:
+        return DrainOver(self.due_at(None, "drain"))
+
+    def runs(self, at: float = 0.0) -> Story:
+        """Skip the beginning: every group that may start has started, a millisecond after ``at``."""
+        if self.state.stage == "starting":
+            self.happen(at, up())
+        while waiting := [name for name, group in self.state.groups.items() if group.phase is Phase.STARTING]:
+            for name in waiting:
+                if self[name].world is None:
+                    self.happen(self.now, formed(of=name))
+                for rank in self[name].live:
+                    self.happen(max(at + 0.001, self.now), started(rank, of=name))
+        return self
+
+    def ends(self, at: float, *ranks: int, code: int = 0, of: str = "") -> Story:
+        """These workers exit with ``code`` and are gone, one after the other."""
+        for rank in ranks:
+            self.happen(at, exited(rank, code, of=of))
+            self.happen(at, gone(rank, of=of))
+        return self
+
+
+def running(*jobs: GroupPlan, **options: Any) -> Story:
+    """All groups have started: at the instant 0 they were asked for, a millisecond later they ran."""
+    return Story(*jobs, **options).runs()
+
+
+# ---- in words
+
+
+def effect_in_words(effect: Effect, group: str = "") -> str:
+    words = _in_words(effect)
+    return f"{group}: {words}" if group else words
+
+
+def _in_words(effect: Effect) -> str:
+    match effect:
+        case FormWorld(attempt):
+            return f"form world {attempt}"
+        case StartWorkers(workers, _, restarts):
+            return f"start {_names(workers)}" + (f" after {restarts}" if restarts else "")
+        case AbandonStarts():
+            return "abandon starts"
+        case SignalWorkers(workers, signal, reach):
+            return f"{signal_name(signal)} {reach} {_names(workers)}"
+        case SetTimer(name, at):
+            return f"timer {name} {at:g}"
+        case CancelTimer(name):
+            return f"no timer {name}"
+        case _:
+            assert_never(effect)
+
+
+def _names(workers: tuple[Worker, ...]) -> str:
+    return " ".join(f"{worker.rank}#{worker.attempt}" for worker in workers)
+
+
+def _parts(*columns: str) -> list[str]:
+    return [part.strip() for column in columns for part in column.split(";") if part.strip()]
+
+
+def _event_wanted(text: str) -> tuple[str, dict[str, Any]]:
+    """``name field=value ...``: a value is JSON, or text without spaces."""
+    name, *pairs = text.split()
+    return name, {key: _value(value) for key, value in (pair.split("=", 1) for pair in pairs)}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
