@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from supervisor import __version__
-from supervisor.errors import USAGE, RankdError
+from supervisor.errors import USAGE, ConfigError, RankdError
 
 VERBS = ("run", "check", "schema")
 """Each is a module of ``supervisor.cli`` with HELP, ``add_arguments(parser)`` and ``main(arguments) -> exit code``."""
@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.main(arguments))
     except RankdError as error:
-        sys.stderr.write(f"rankd: {error}\n")
+        # A mistake in a file begins with file and line, as editors want it.
+        sys.stderr.write(f"{error}\n" if isinstance(error, ConfigError) else f"rankd: {error}\n")
         return error.exit_code
     except BrokenPipeError:
         return 1

@@ -74,12 +74,15 @@ def _validate(raw: dict[str, Any], mistakes: Mistakes) -> tables.File:
 
     ``raw`` is changed. A wrong key is taken out, so each round has fewer, and a key that has to be there is filled in.
     """
+    told: set[Path] = set()
     while True:
         try:
             return tables.File.model_validate(raw)
         except ValidationError as invalid:
             errors = invalid.errors(include_url=False)
         words, meant = explain(errors, _keys)
+        assert not told & words.keys(), "what has no default must be filled in by _mend"
+        told |= words.keys()
         mistakes.doubt(meant)
         for path, what in words.items():
             mistakes.say(path, what)
@@ -90,19 +93,15 @@ def _validate(raw: dict[str, Any], mistakes: Mistakes) -> tables.File:
 def _mend(raw: dict[str, Any], path: Path) -> None:
     """Take out the innermost key around ``path`` that is not in a list; fill it in if there has to be one."""
     table: Any = raw
-    *above, last = path
-    for part in above:
-        if not isinstance(table.get(part), dict):
-            last = part
-            break
-        table = table[part]
-    table.pop(last, None)
-    if last in _STAND_IN:
-        table[last] = _STAND_IN[last]
-
-
-_STAND_IN: dict[str | int, Any] = {"command": ["true"]}
-"""For the keys without a default."""
+    depth = 0
+    while depth < len(path) - 1 and isinstance(table.get(path[depth]), dict):
+        table = table[path[depth]]
+        depth += 1
+    match path[: depth + 1]:
+        case ("groups", _, "command"):  # the only key outside of lists that has no default
+            table["command"] = ["true"]
+        case _:
+            table.pop(path[depth], None)
 
 
 def _keys(table: Path) -> list[str]:

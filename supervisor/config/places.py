@@ -13,17 +13,19 @@ from bisect import bisect_right
 Path = tuple[str | int, ...]
 """Keys from the top, as in ``tomllib``'s result; a number is an element of an array."""
 
-_GAP = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+)*+")
-_BLANK = re.compile(r"[ \t]*+")
+# Alternatives never overlap, so nothing is tried twice. (Possessive quantifiers would say so, but match wrongly in
+# early releases of Python 3.11.)
+_GAP = re.compile(r"(?:[ \t\r\n]+|#[^\n]*)*")
+_BLANK = re.compile(r"[ \t]*")
 _STRING = re.compile(
-    r'''"""(?:[^"\\]++|\\.|"{1,2}(?!"))*+"{3,5}'''
-    r"""|'''(?:[^']++|'{1,2}(?!'))*+'{3,5}"""
-    r'''|"(?:[^"\\]++|\\.)*+"'''
-    r"""|'[^']*+'""",
+    r'''"""(?:[^"\\]+|\\.|"{1,2}(?!"))*"{3,5}'''
+    r"""|'''(?:[^']+|'{1,2}(?!'))*'{3,5}"""
+    r'''|"(?:[^"\\]+|\\.)*"'''
+    r"""|'[^']*'""",
     re.DOTALL,
 )
-_BARE_KEY = re.compile(r"""[^\s.=\]"'#]++""")
-_SCALAR = re.compile(r"[^,\]}\n#]++")
+_BARE_KEY = re.compile(r"""[^\s.=\]"'#]+""")
+_SCALAR = re.compile(r"[^,\]}\n#]+")
 
 
 def lines_of(text: str) -> dict[Path, int]:

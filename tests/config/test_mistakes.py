@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import re
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from supervisor.config import load
+from supervisor.config import load, tables
 from supervisor.errors import ConfigError
 
 ENVIRON = {"HOME": "/home/somebody"}
@@ -44,6 +50,7 @@ def file(tmp_path: Path) -> Path:
         ('env = { A = "x\\u0000" }', "groups.trainer.env.A: has a NUL character"),
         ('env = { RANK = "1" }', "groups.trainer.env.RANK: rankd sets this variable for every worker itself"),
         ('env = { TORCHELASTIC_RUN_ID = "1" }', "groups.trainer.env.TORCHELASTIC_RUN_ID: rankd sets this variable"),
+        ("env = { command = 1 }", "groups.trainer.env.command: must be a string"),
         ("inherit_env = 1", "groups.trainer.inherit_env: 1 is neither true nor false"),
         ('inherit_env = "no"', 'groups.trainer.inherit_env: "no" is neither true nor false (remove the quotes)'),
         ('master_port = "1"', 'groups.trainer.master_port: "1" is not a whole number (remove the quotes)'),
@@ -141,6 +148,7 @@ def test_a_wrong_key_elsewhere_is_the_only_mistake_and_in_its_line(file: Path, t
     [
         ("", ["1: groups: there is no group (begin one with [groups.NAME] and its command)"]),
         ("[groups]", ["1: groups: there is no group (begin one with [groups.NAME] and its command)"]),
+        ("groups.command = 5", ["1: groups.command: 5 is not a table"]),
         ("groups = 0", ["1: groups: 0 is not a table"]),
         ("[[groups]]", ["1: groups: a list is not a table"]),
         ("\ngroups.a = 1", ["2: groups.a: 1 is not a table"]),
@@ -154,6 +162,36 @@ def test_a_wrong_key_elsewhere_is_the_only_mistake_and_in_its_line(file: Path, t
 )
 def test_a_file_needs_a_group_and_a_group_a_command(file: Path, text: str, words: list[str]) -> None:
     assert told(file, text) == words
+
+
+WORDS = [*tables.File.model_fields, *tables.Group.model_fields, *tables.Restart.model_fields, "x", "ladder", "wait"]
+KEYS = st.sampled_from(sorted(set(WORDS)))
+JUNK: st.SearchStrategy[Any] = st.recursive(
+    st.sampled_from(["x", "", "1", "ready", 0, 1, -1, True, 0.5]),
+    lambda below: st.lists(below, max_size=2) | st.dictionaries(KEYS, below, max_size=3),
+    max_leaves=8,
+)
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {toml(one)}" for name, one in value.items()) + "}"
+    return "[" + ", ".join(map(toml, value)) + "]" if isinstance(value, list) else json.dumps(value)
+
+
+@given(st.dictionaries(KEYS, JUNK, max_size=3), st.dictionaries(KEYS, st.dictionaries(KEYS, JUNK, max_size=6)))
+def test_whatever_is_in_a_file_it_is_read_or_refused(document: dict[str, Any], groups: dict[str, Any]) -> None:
+    text = "".join(f"{name} = {toml(value)}\n" for name, value in ({"groups": groups} | document).items())
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "rankd.toml")
+        file.write_text(text)
+        file.chmod(0o644)
+        mistakes = []
+        try:
+            assert load(str(file), ENVIRON).groups
+        except ConfigError as refused:
+            mistakes = refused.mistakes
+    assert all(1 <= mistake.line <= text.count("\n") + 1 and mistake.key for mistake in mistakes)
 
 
 @pytest.mark.parametrize("name", ["a b", "a:0", "a/b", "ä", "", "..", "x" * 256])
@@ -299,7 +337,7 @@ def test_a_file_that_cannot_be_believed_is_not_read(tmp_path: Path) -> None:
     assert why(tmp_path) == "is not a file"
     os.mkfifo(tmp_path / "fifo")
     assert why(tmp_path / "fifo") == "is not a file"
-    assert why(tmp_path / "a\0b") == "cannot be read: embedded null byte"
+    assert re.fullmatch("cannot be read: .*embedded null.*", why(tmp_path / "a\0b"))
     (tmp_path / "large.toml").write_text("#" * ((1 << 20) + 1))
     assert why(tmp_path / "large.toml") == "is too large (at most 1048576 bytes)"
 
