@@ -99,7 +99,7 @@ class Rankd(Driver):
 state_dir = "{job.dir}"
 runtime_dir = "{job.sub("run")}"
 [log]
-format = "console"
+format = "{"console" if job.logs == "tee" else "json"}"
 [health]
 listen = ["127.0.0.1:0"]
 [groups.w]

@@ -93,6 +93,7 @@ class Daemon:
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
         self._claims: dict[str, PortClaim] = {}
         self._stops_heard = 0
+        self._is_up = False
 
     async def main(self) -> int:
         """Everything between the first record and the last one."""
@@ -179,6 +180,9 @@ class Daemon:
             runtime.arrive(Begun())
             tasks.start_soon(self._serve_health)
             await runtime.over.wait()
+            self._come_up()  # a job may be over before it was; systemd calls it failed if it never hears READY
+            self._ending.set()
+            self._notifier.stopping(self._status_line())
             if runtime.bug is not None:
                 self._end_all()
             tasks.cancel_scope.cancel()
@@ -203,15 +207,20 @@ class Daemon:
             if self._listeners:
                 addresses = await listener.start(self._listeners)
                 self._tell(events.health_listening(clock.now(), tuple(addresses)))
-            if not self._ending.is_set():
-                self._notifier.ready(self._status_line())
-                self._tell(events.daemon_ready(clock.now(), clock.now() - self._began_at))
-                await systemd.settle(self._notifier)
+            self._come_up()
+            await systemd.settle(self._notifier)
             await anyio.sleep_forever()
         finally:
             if self._listeners:
                 with anyio.CancelScope(shield=True):
                     await listener.stop()
+
+    def _come_up(self) -> None:
+        """Say once that the daemon is up, unless it is on its way down already."""
+        if not self._is_up and not self._ending.is_set():
+            self._is_up = True
+            self._notifier.ready(self._status_line())
+            self._tell(events.daemon_ready(clock.now(), clock.now() - self._began_at))
 
     async def _ask_for_time_to_stop(self) -> None:
         """While a stop is under way, systemd hears how long it may still take."""

@@ -83,7 +83,10 @@ class LogRules:
 
 @dataclass(frozen=True, slots=True)
 class GroupPlan:
-    """One worker group as configured. ``env`` and ``env_files`` are already merged, the files first."""
+    """One worker group as configured.
+
+    ``env`` and ``env_files`` are already merged, the files first. ``user`` and ``group`` are names or decimal ids.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -190,16 +193,27 @@ NEVER_INHERITED = frozenset(
 """What systemd tells the daemon about the daemon (sd_notify(3), sd_listen_fds(3), systemd.exec(5))."""
 
 
+CONTRACT = frozenset(
+    {"RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
+     "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS",
+     "TORCHELASTIC_RUN_ID", "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_ERROR_FILE", "RANKD_GROUP", "RANKD_ATTEMPT",
+     "RANKD_NODE_ID", "RANKD_ROUND", "RANKD_STATE_DIR"}
+)  # fmt: skip
+"""What every worker is told in any case: these names mean the same in all jobs, whatever ``env`` says."""
+
+
 def group_environment(daemon: DaemonPlan, group: GroupPlan, inherited: Mapping[str, str]) -> dict[str, str]:
     """What all workers of a group share, before ranks: the daemon's own environment if wanted, then the group's.
 
-    ``OMP_NUM_THREADS`` is 1 when unset and there is more than one worker (torch.distributed.run).
+    Values of the group that name other variables are left to ``worker_plan``. ``OMP_NUM_THREADS`` is 1 when unset and
+    there is more than one worker (torch.distributed.run).
     """
     env = {name: value for name, value in inherited.items() if name not in NEVER_INHERITED} if group.inherit_env else {}
-    env.update(group.env)
-    if group.workers > 1:
+    env.update({name: value for name, value in group.env.items() if "${" not in value})
+    if group.workers > 1 and "OMP_NUM_THREADS" not in group.env:
         env.setdefault("OMP_NUM_THREADS", "1")
-    env.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    if "TORCH_NCCL_ASYNC_ERROR_HANDLING" not in group.env:
+        env.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
     env["TORCHELASTIC_RUN_ID"] = daemon.run_id
     env["TORCHELASTIC_MAX_RESTARTS"] = str(group.restart.max_restarts)
     env["TORCHELASTIC_USE_AGENT_STORE"] = "False"
@@ -300,7 +314,8 @@ def worker_plan(
 ) -> WorkerPlan:  # fmt: skip
     """One worker's plan. ``shared`` is ``group_environment`` and ``world_environment`` together.
 
-    ``command``, ``cwd`` and the values of the group's own ``env`` may name any variable that the worker will see.
+    ``command`` and ``cwd`` may name any variable that the worker will see. So may a value of the group's own ``env``,
+    but of that ``env`` only what stands above it; its own name means what was inherited (``PATH = "/opt/bin:${PATH}"``).
     Raises ``ValueError`` as ``rank_environment`` does.
     """
     directory = f"{group.logs.dir}/{group.name}/{daemon.run_id}/attempt_{attempt}/{local_rank}"
@@ -312,7 +327,7 @@ def worker_plan(
         )
     )  # fmt: skip
     for name, value in group.env.items():
-        if "${" in value:
+        if "${" in value and name not in CONTRACT:
             env[name] = substitute(value, env)
     return WorkerPlan(
         argv=tuple(substitute(word, env) for word in group.command),

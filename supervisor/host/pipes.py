@@ -34,8 +34,10 @@ thousand lines a second from a thousand workers a timer costs more than it saves
 
 LARGE = 1 << 18
 LARGE_PIPES = 64
-"""A pipe found full is enlarged, so that its worker can go on while we gather: so many at a time, a quarter of what all
-pipes of an unprivileged user may hold (pipe-user-pages-soft, pipe(7))."""
+"""A pipe found with ``SHORT`` bytes or more after we waited is enlarged, so that its worker need not wait as well: so
+many at a time, a quarter of what the pipes of an unprivileged user may hold (pipe-user-pages-soft, pipe(7)). A pipe is
+rarely full to the brim: small writes are not split over pages.
+"""
 
 
 class Pipe:
@@ -138,7 +140,7 @@ class Pipes:
             return 0
         taken = len(block)
         self._counts[pipe.name] += taken
-        if taken == BLOCK and not pipe.large and self._large < LARGE_PIPES:
+        if taken >= SHORT and self._streak >= STREAK and not pipe.large and self._large < LARGE_PIPES:
             pipe.large = True
             self._large += 1
             with suppress(PermissionError):  # the user's limit is reached: it goes on as it is

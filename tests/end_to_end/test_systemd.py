@@ -51,6 +51,14 @@ def test_ready_status_and_stopping_are_said(rankd: Start, ear: socket.socket) ->
     assert "READY=1" in heard
 
 
+def test_a_job_that_is_over_at_once_was_up_all_the_same(rankd: Start, ear: socket.socket) -> None:
+    """systemd takes a Type=notify service that ends without READY=1 for failed."""
+    daemon = rankd(group("job", ["true"]), env={"NOTIFY_SOCKET": name_of(ear)})
+    heard = heard_until(ear, "STOPPING=1")
+    assert daemon.wait() == 0
+    assert "READY=1" in heard
+
+
 def test_workers_do_not_see_the_daemons_socket(rankd: Start, ear: socket.socket) -> None:
     script = "import os; print(os.environ.get('NOTIFY_SOCKET'), os.environ.get('WATCHDOG_USEC'))"
     env = {"NOTIFY_SOCKET": name_of(ear), "WATCHDOG_USEC": "10000000"}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from supervisor.host.pipes import BLOCK, GATHER_FOR, LARGE, LARGE_PIPES, PIPES_A_TURN, Pipe, Pipes
+from supervisor.host.pipes import BLOCK, GATHER_FOR, LARGE, PIPES_A_TURN, STREAK, Pipe, Pipes
 from tests.host.observing import until
 
 
@@ -79,13 +79,13 @@ async def test_every_pipe_has_its_turn_however_many_are_always_ready_and_a_turn_
     assert {size for echo in reading.echoes for size in echo.blocks} == {BLOCK}
 
 
-async def test_small_writes_in_quick_succession_are_gathered(reading: Reading) -> None:
+async def test_small_writes_in_quick_succession_are_gathered(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.host.pipes.QUICK", 10.0)
     loop = asyncio.get_running_loop()
     echo = reading.echo(b"a line\n")
     began_at = loop.time()
-    await until(lambda: len(echo.blocks) >= 40)
-    # Of two turns that follow each other at once, the second is followed by a pause.
-    assert loop.time() - began_at >= 19 * GATHER_FOR
+    await until(lambda: len(echo.blocks) >= STREAK + 20)
+    assert loop.time() - began_at >= 20 * GATHER_FOR
 
 
 async def test_a_line_or_two_now_and_then_are_read_in_the_turn_they_come_in(reading: Reading) -> None:
@@ -103,20 +103,34 @@ async def test_a_line_or_two_now_and_then_are_read_in_the_turn_they_come_in(read
             assert len(echo.blocks) == 2 * number + line
 
 
-async def test_pipes_found_full_are_enlarged_while_there_are_few_of_them(reading: Reading) -> None:
-    for _ in range(LARGE_PIPES + 8):
-        reading.echo(bytes(BLOCK))
-    await until(lambda: all(len(echo.blocks) >= 2 for echo in reading.echoes))
+def large(echo: Echo) -> bool:
+    return fcntl.fcntl(echo.reading, fcntl.F_GETPIPE_SZ) == LARGE
 
-    def large() -> int:
-        return sum(fcntl.fcntl(echo.reading, fcntl.F_GETPIPE_SZ) == LARGE for echo in reading.echoes)
 
-    assert large() == LARGE_PIPES
-    for echo in reading.echoes[:8]:
-        echo.stopped = True
-        reading.pipes.end(echo.pipe)
-    del reading.echoes[:8]
-    await until(lambda: large() == LARGE_PIPES)
+async def test_a_pipe_that_fills_while_we_gather_is_enlarged_and_only_so_many_at_a_time(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisor.host.pipes.QUICK", 10.0)
+    monkeypatch.setattr("supervisor.host.pipes.LARGE_PIPES", 1)
+    first, second = reading.echo(b"a line\n"), reading.echo(b"a line\n")
+    await until(lambda: len(first.blocks) > STREAK)
+    assert not large(first)
+    os.write(first.writing, bytes(BLOCK // 2))
+    await until(lambda: max(first.blocks) >= BLOCK // 2)
+    assert large(first)
+    os.write(second.writing, bytes(BLOCK // 2))
+    await until(lambda: max(second.blocks) >= BLOCK // 2)
+    assert not large(second)
+    first.stopped = True
+    reading.pipes.end(first.pipe)
+    reading.echoes.remove(first)
+    await until(lambda: large(second))
+
+
+async def test_a_pipe_of_a_worker_that_writes_large_blocks_stays_as_it_is(reading: Reading) -> None:
+    echo = reading.echo(bytes(BLOCK))
+    await until(lambda: len(echo.blocks) > 20)
+    assert not large(echo)
 
 
 async def test_a_pipe_at_rest_is_not_read(reading: Reading) -> None:

@@ -12,6 +12,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
@@ -316,18 +317,18 @@ async def test_umask_and_directory_are_the_plans(host: Host, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: run the tests as root to see users switched")
-async def test_a_worker_runs_as_its_user_and_owns_its_directory(host: Host, tmp_path: Path) -> None:
-    out = tmp_path / "id"
-    out.touch(mode=0o666)
-    out.chmod(0o666)
-    tmp_path.chmod(0o755)
-    os.chmod(tmp_path.parent, 0o755)
-    os.chmod(tmp_path.parent.parent, 0o755)
-    assert (await host.ended("sh", "-c", f"id -un > {out} && id -G >> {out}", user="nobody")).code == 0
-    name, groups = out.read_text().splitlines()
-    assert name == "nobody"
-    assert "0" not in groups.split()
-    assert (tmp_path / "w").owner() == "nobody"
+async def test_a_worker_runs_as_its_user_and_owns_its_directory(host: Host) -> None:
+    with tempfile.TemporaryDirectory() as open_to_all:
+        os.chmod(open_to_all, 0o755)
+        directory = Path(open_to_all) / "w"
+        program = ("sh", "-c", "id -un > id && id -G >> id && pwd >> id")
+        directory.mkdir()
+        status = await host.ended(*program, user="nobody", cwd=str(directory), directory=str(directory))
+        assert status.code == 0
+        name, groups, where = (directory / "id").read_text().splitlines()
+        assert (name, where) == ("nobody", str(directory))
+        assert "0" not in groups.split()
+        assert directory.owner() == "nobody"
 
 
 # ---- what a worker leaves behind
