@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -39,11 +40,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.main(arguments))
     except RankdError as error:
-        # A mistake in a file begins with file and line, as editors want it.
-        sys.stderr.write(f"{error}\n" if isinstance(error, ConfigError) else f"rankd: {error}\n")
+        complain(error)
         return error.exit_code
     except BrokenPipeError:
         return 1
+
+
+def complain(error: RankdError) -> None:
+    """Say on stderr what ends us; where that is the journal, so that ``journalctl -p err`` shows it (sd-daemon(3))."""
+    from supervisor.host.systemd import is_journal  # noqa: PLC0415 - only when something is wrong
+
+    priority = "<3>" if is_journal(os.environ, 2) else ""
+    # A mistake in a file begins with file and line, as editors want it.
+    words = str(error) if isinstance(error, ConfigError) else f"rankd: {error}"
+    sys.stderr.write("".join(f"{priority}{line}\n" for line in words.splitlines()))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ class Daemon:
         self._notifier = systemd.Notifier.from_environment(os.environ)
         self._watchdog_every = systemd.watchdog_interval(os.environ, os.getpid())
         self._format = resolve_format(
-            plan.log_format, journal=systemd.stdout_is_journal(os.environ), tty=sys.stdout.isatty()
+            plan.log_format, journal=systemd.is_journal(os.environ, 1), tty=sys.stdout.isatty()
         )
         self._shared = {name: group_environment(plan, group, os.environ) for name, group in plan.groups.items()}
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret

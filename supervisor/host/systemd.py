@@ -243,7 +243,7 @@ def forget(environ: MutableMapping[str, str]) -> None:
         environ.pop(name, None)
 
 
-def stdout_is_journal(environ: Mapping[str, str], fd: int = 1) -> bool:
+def is_journal(environ: Mapping[str, str], fd: int) -> bool:
     """``fd`` really is the journal's stream: JOURNAL_STREAM's device and inode are those of the descriptor itself.
 
     The variable alone says nothing: it is inherited by children, redirected ones included (systemd.exec(5)).

@@ -88,6 +88,19 @@ async def test_small_writes_in_quick_succession_are_gathered(reading: Reading, m
     assert loop.time() - began_at >= 20 * GATHER_FOR
 
 
+async def test_nothing_is_gathered_while_more_is_ready_than_a_turn_takes(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisor.host.pipes.QUICK", 10.0)
+    for _ in range(2 * PIPES_A_TURN):
+        reading.echo(b"a line\n")
+    await asyncio.sleep(0)
+    for _ in range(5 * STREAK):
+        before = reading.blocks()
+        await asyncio.sleep(0)
+        assert reading.blocks() - before == PIPES_A_TURN
+
+
 async def test_a_line_or_two_now_and_then_are_read_in_the_turn_they_come_in(reading: Reading) -> None:
     loop = asyncio.get_running_loop()
     echo = reading.echo(b"")
@@ -111,20 +124,24 @@ async def test_a_pipe_that_fills_while_we_gather_is_enlarged_and_only_so_many_at
     reading: Reading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("supervisor.host.pipes.QUICK", 10.0)
-    monkeypatch.setattr("supervisor.host.pipes.LARGE_PIPES", 1)
-    first, second = reading.echo(b"a line\n"), reading.echo(b"a line\n")
-    await until(lambda: len(first.blocks) > STREAK)
-    assert not large(first)
-    os.write(first.writing, bytes(BLOCK // 2))
-    await until(lambda: max(first.blocks) >= BLOCK // 2)
-    assert large(first)
-    os.write(second.writing, bytes(BLOCK // 2))
-    await until(lambda: max(second.blocks) >= BLOCK // 2)
-    assert not large(second)
-    first.stopped = True
-    reading.pipes.end(first.pipe)
-    reading.echoes.remove(first)
-    await until(lambda: large(second))
+    monkeypatch.setattr("supervisor.host.pipes.LARGE_PIPES", 2)
+    one, two, three = (reading.echo(b"a line\n") for _ in range(3))
+    await until(lambda: len(one.blocks) > STREAK)
+    assert not any(map(large, reading.echoes))
+
+    async def fill(echo: Echo) -> None:
+        echo.blocks.clear()
+        os.write(echo.writing, bytes(BLOCK // 2))
+        await until(lambda: max(echo.blocks, default=0) >= BLOCK // 2)
+
+    for echo in (one, one, two, three):
+        await fill(echo)
+    assert (large(one), large(two), large(three)) == (True, True, False)
+    one.stopped = True
+    reading.pipes.end(one.pipe)
+    reading.echoes.remove(one)
+    await fill(three)
+    assert large(three)
 
 
 async def test_a_pipe_of_a_worker_that_writes_large_blocks_stays_as_it_is(reading: Reading) -> None:
@@ -151,3 +168,30 @@ async def test_a_drain_takes_what_was_there_and_not_what_comes_meanwhile(reading
     echo = reading.echo(bytes(BLOCK))
     reading.pipes.drain(echo.pipe)
     assert echo.blocks == [BLOCK]
+
+
+async def test_an_ended_pipe_is_forgotten_even_if_a_process_that_has_not_come_to_exec_yet_holds_it(
+    reading: Reading,
+) -> None:
+    echo = reading.echo(b"")
+    held = os.dup(echo.reading)
+    writing = os.dup(echo.writing)
+    reading.pipes.end(echo.pipe)
+    os.write(writing, b"a line\n")
+    assert reading.pipes._ready.poll(0) == []
+    os.close(held)
+    os.close(writing)
+
+
+async def test_close_while_gathering_is_the_end_of_it(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.host.pipes.QUICK", 10.0)
+    loop = asyncio.get_running_loop()
+    went_wrong: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, what: went_wrong.append(what))
+    reading.echo(b"a line\n")
+    await until(lambda: reading.pipes._gathering)
+    reading.close()
+    after = loop.create_future()
+    loop.call_later(2 * GATHER_FOR, after.set_result, None)
+    await after
+    assert went_wrong == []

@@ -428,15 +428,15 @@ def test_a_descriptor_is_the_journal_only_if_it_is_the_very_stream() -> None:
     with ours, theirs, tempfile.TemporaryFile() as elsewhere:
         found = os.fstat(ours.fileno())
         environ = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
-        assert systemd.stdout_is_journal(environ, ours.fileno())
-        assert not systemd.stdout_is_journal(environ, theirs.fileno())
-        assert not systemd.stdout_is_journal(environ, elsewhere.fileno())
-        assert not systemd.stdout_is_journal({}, ours.fileno())
+        assert systemd.is_journal(environ, ours.fileno())
+        assert not systemd.is_journal(environ, theirs.fileno())
+        assert not systemd.is_journal(environ, elsewhere.fileno())
+        assert not systemd.is_journal({}, ours.fileno())
 
 
 @pytest.mark.parametrize("value", ["", ":", "8:", ":8", "8", "a:b", "-1:2", "1:2:3", "٣:٣"])
 def test_a_stream_that_is_not_two_numbers_is_not_the_journal(value: str) -> None:
-    assert not systemd.stdout_is_journal({"JOURNAL_STREAM": value}, 0)
+    assert not systemd.is_journal({"JOURNAL_STREAM": value}, 0)
 
 
 def test_a_closed_descriptor_is_not_the_journal() -> None:
@@ -444,4 +444,4 @@ def test_a_closed_descriptor_is_not_the_journal() -> None:
     os.close(writing)
     found = os.fstat(reading)
     os.close(reading)
-    assert not systemd.stdout_is_journal({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}, reading)
+    assert not systemd.is_journal({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}, reading)

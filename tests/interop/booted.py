@@ -200,11 +200,17 @@ class Machine:
 
     def give_up(self, why: str) -> NoReturn:
         """Fail, with the end of the journal and of the console for whoever reads it."""
-        with self._changed:
-            said = [
-                f"{entry.get('_COMM')}[{entry.get('_PID')}]: {entry.get('MESSAGE')}" for entry in self._entries[-40:]
-            ]
-        raise AssertionError("\n".join([why, *said, "console:", self.console.read_text(errors="replace")[-2000:]]))
+        journal = subprocess.run(
+            self._inside("sh", "-c", "journalctl --sync; journalctl --all --no-hostname -n 40"),
+            env=_INSIDE,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=PATIENCE,
+            check=False,
+        )
+        ends = (journal.stdout, self.console.read_bytes())
+        raise AssertionError("\n".join([why, *(end.decode(errors="replace")[-30_000:] for end in ends)]))
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -223,9 +229,10 @@ class Machine:
 
     def _read(self, lines: IO[bytes]) -> None:
         for line in lines:
-            with self._changed:
-                self._entries.append(json.loads(line))
-                self._changed.notify_all()
+            if line.endswith(b"\n"):  # else: broken off when the follower was ended
+                with self._changed:
+                    self._entries.append(json.loads(line))
+                    self._changed.notify_all()
         with self._changed:
             self._read_to_the_end = True
             self._changed.notify_all()
@@ -240,32 +247,32 @@ def booted(os_root: Path, console: Path, bind: Mapping[str, Path], *, writable: 
     name = f"rankd-{secrets.token_hex(4)}"
     option = "--bind" if writable else "--bind-ro"
     with ExitStack() as stack:
-        plug = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-        plug.bind("")  # an abstract name that is free
-        plug.settimeout(PATIENCE)
         # Its own control group: two containers started from one would take each other's for their own.
         groups = [stack.enter_context(_control_group(parent / name)) for parent in _hierarchies()]
-        nspawn = subprocess.Popen(
-            ["sh", "-c", _JOIN, "sh", *map(str, groups), "--"]
-            + ["setpriv", "--pdeathsig=TERM", "systemd-nspawn", "--quiet"]  # it does not outlive a killed test run
-            + ["--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off"]
-            + ["--private-network", "--notify-ready=yes", "--console=pipe", "--volatile=overlay"]
-            + [f"--machine={name}", f"--hostname={name}", f"--directory={os_root}"]
-            + [f"{option}={outside}:{inside}" for inside, outside in bind.items()]
-            + ["--boot"],
-            env={
-                "PATH": _SYSTEM_PATH,
-                "NOTIFY_SOCKET": f"@{plug.getsockname()[1:].decode()}",
-                "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
-                "SYSTEMD_NSPAWN_LOCK": "0",  # what is only read may be booted twice at once
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=stack.enter_context(console.open("wb")),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        stack.callback(_power_off, nspawn)
-        machine = Machine(_leader_when_ready(plug, console), console)
+        # Closed as soon as it is ready: nspawn passes more on, and would wait for somebody to read it.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as plug:
+            plug.bind("")  # an abstract name that is free
+            nspawn = subprocess.Popen(
+                ["sh", "-c", _JOIN, "sh", *map(str, groups), "--"]
+                + ["setpriv", "--pdeathsig=TERM", "systemd-nspawn", "--quiet"]  # it does not outlive a killed test run
+                + ["--register=no", "--keep-unit", "--link-journal=no", "--resolv-conf=off", "--timezone=off"]
+                + ["--private-network", "--notify-ready=yes", "--console=pipe", "--volatile=overlay"]
+                + [f"--machine={name}", f"--hostname={name}", f"--directory={os_root}"]
+                + [f"{option}={outside}:{inside}" for inside, outside in bind.items()]
+                + ["--boot"],
+                env={
+                    "PATH": _SYSTEM_PATH,
+                    "NOTIFY_SOCKET": f"@{plug.getsockname()[1:].decode()}",
+                    "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
+                    "SYSTEMD_NSPAWN_LOCK": "0",  # what is only read may be booted twice at once
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=stack.enter_context(console.open("wb")),
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            stack.callback(_power_off, nspawn, name)
+            machine = Machine(_leader_when_ready(plug, console), console)
         stack.enter_context(machine.following())
         yield machine
 
@@ -273,6 +280,7 @@ def booted(os_root: Path, console: Path, bind: Mapping[str, Path], *, writable: 
 def _leader_when_ready(plug: socket.socket, console: Path) -> int:
     """The pid of the container's PID 1, as soon as that says that the system is up."""
     heard: dict[str, str] = {}
+    plug.settimeout(PATIENCE)
     while not {"READY", "X_NSPAWN_LEADER_PID"} <= heard.keys():
         try:
             lines = plug.recv(4096).decode().splitlines()
@@ -282,13 +290,16 @@ def _leader_when_ready(plug: socket.socket, console: Path) -> int:
     return int(heard["X_NSPAWN_LEADER_PID"])
 
 
-def _power_off(nspawn: subprocess.Popen[bytes]) -> None:
+def _power_off(nspawn: subprocess.Popen[bytes], name: str) -> None:
     for ending in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):  # in order; at once; whatever happens
         nspawn.send_signal(ending)
         with suppress(subprocess.TimeoutExpired):
             nspawn.wait(PATIENCE)
-            return
-    raise AssertionError(f"systemd-nspawn {nspawn.pid} cannot be killed")
+            break
+    else:
+        raise AssertionError(f"systemd-nspawn {nspawn.pid} cannot be killed")
+    with suppress(FileNotFoundError):  # it does not always take it away where /run is on a disk
+        os.rmdir(f"/run/systemd/nspawn/propagate/{name}")
 
 
 def _hierarchies() -> Iterator[Path]:
