@@ -34,9 +34,9 @@ class Console:
 
     ``limit`` bytes are held at most, and ``reserve`` more for what is urgent. ``mark`` makes the line that stands for
     so many dropped bytes (none: no line). ``on_dropped`` is called with that number once an episode, when the console
-    works again, ``on_broken`` once with the reason when it never will (its reader or terminal is gone); ``broken`` is
-    that reason, and set from the start for a descriptor that is closed. Two Consoles on one file
-    would tear each other's lines: if ``os.path.sameopenfile``, make one.
+    works again, ``on_broken`` once with the reason when it never will (its reader or terminal is gone). ``broken`` is
+    that reason, and is set from the start for a descriptor that is closed. Two Consoles on one file would tear each
+    other's lines: if ``os.path.sameopenfile``, make one.
     """
 
     def __init__(

@@ -143,7 +143,7 @@ class Pipes:
         if taken >= SHORT and self._streak >= STREAK and not pipe.large and self._large < LARGE_PIPES:
             pipe.large = True
             self._large += 1
-            with suppress(PermissionError):  # the user's limit is reached: it goes on as it is
+            with suppress(OSError):  # the user's limit is reached, or memory is short: it goes on as it is
                 fcntl.fcntl(pipe.fd, fcntl.F_SETPIPE_SZ, LARGE)
         for sink in pipe.sinks:
             sink.write(block)
