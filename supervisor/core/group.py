@@ -74,25 +74,23 @@ def step(group: Group, input: Input, now: float) -> Outcome:
 def timer_fired(turn: Turn, name: str, at: float) -> None:
     """Do what was to be done at the instant ``at``, unless the timer has been cancelled or set anew meanwhile."""
     group = turn.group
-    kind, _, of = name.partition(":")
-    match kind:
-        case "backoff":
-            if at == group.resume_at:
-                begin_attempt(turn, f"restart: {group.why}")
-        case "ladder":
-            if group.climb is not None and at == group.climb.at:
-                if group.climb.rung + 1 < len(group.plan.stop.ladder):
-                    climb_to(turn, group.climb.rung + 1)
-                else:
-                    leave_unkillable(turn)
-        case "restart":
-            rank = _rank(of)
+    climb = group.climb
+    match name.split(":"):
+        case ["backoff"] if at == group.resume_at:
+            begin_attempt(turn, f"restart: {group.why}")
+        case ["ladder"] if climb is not None and at == climb.at:
+            if climb.rung + 1 < len(group.plan.stop.ladder):
+                climb_to(turn, climb.rung + 1)
+            else:
+                leave_unkillable(turn)
+        case ["restart", text]:
+            rank = _rank(text)
             if group.pauses.get(rank) == at and rank not in group.live:
                 start_one(turn, rank)
-        case "strays":
-            rank = _rank(of)
+        case ["strays", text]:
+            rank = _rank(text)
             climb = group.strays.get(rank)
-            if climb is not None and climb.at == at:
+            if climb is not None and at == climb.at:
                 climb_strays(turn, rank, climb)
 
 

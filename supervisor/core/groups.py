@@ -13,7 +13,15 @@ from supervisor.core import events, order
 from supervisor.core.events import Event
 from supervisor.core.group import step
 from supervisor.core.health import Stage
-from supervisor.core.messages import DependencyLost, Effect, Input, SetTimer, StartRequested, StopRequested
+from supervisor.core.messages import (
+    CancelTimer,
+    DependencyLost,
+    Effect,
+    Input,
+    SetTimer,
+    StartRequested,
+    StopRequested,
+)
 from supervisor.core.order import Standing
 from supervisor.core.state import Group, Phase
 from supervisor.plan import DaemonPlan
@@ -175,6 +183,7 @@ def _end(round: _Round, reason: str, hurry: bool) -> None:
                 _enter_stopping(round)
         case "draining":
             if hurry:
+                round.effects.append((None, CancelTimer("drain")))
                 _enter_stopping(round)
         case "stopping" | "stopped":
             pass

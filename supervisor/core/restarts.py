@@ -6,7 +6,6 @@ the *failures in a row* (since the last healthy ``reset_after``) say how long to
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -111,9 +110,10 @@ def pause_before(backoff: Backoff, in_a_row: int) -> float:
     """Seconds before the restart that follows ``in_a_row`` earlier failures: exponential, never above ``max``."""
     if backoff.initial <= 0:
         return 0.0
-    if backoff.initial >= backoff.max or in_a_row * math.log(backoff.factor) >= math.log(backoff.max / backoff.initial):
+    try:
+        return min(backoff.max, float(backoff.initial * backoff.factor**in_a_row))
+    except OverflowError:
         return backoff.max
-    return float(backoff.initial * backoff.factor**in_a_row)
 
 
 def spread(seed: int, number: int) -> float:

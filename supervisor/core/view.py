@@ -57,7 +57,8 @@ def _next(group: Group) -> tuple[str | None, float | None]:
     match group.phase:
         case Phase.BACKING_OFF:
             return f"starts attempt {group.attempt + 1}", group.resume_at
-        case Phase.STOPPING if group.climb is not None:
+        case Phase.STOPPING:
+            assert group.climb is not None
             ladder = group.plan.stop.ladder
             if group.climb.rung + 1 < len(ladder):
                 return f"{signal_name(ladder[group.climb.rung + 1].signal)} to what is left", group.climb.at

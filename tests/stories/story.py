@@ -179,9 +179,12 @@ class Story:
         """The first group, or the only one."""
         return next(iter(self.state.groups.values()))
 
-    @property
-    def phase(self) -> Phase:
-        return self.group.phase
+    def phase_of(self, group: str = "") -> Phase:
+        return (self[group] if group else self.group).phase
+
+    def over(self) -> bool:
+        """Whether the daemon may exit."""
+        return self.state.over
 
     @property
     def view(self) -> health.GroupView:

@@ -18,7 +18,7 @@ def test_the_second_crash_is_one_too_many() -> None:
         (2.0, exited(0, code=4), "timer ladder 32", "worker.exited; worker.failed exit_code=4; group.gave_up"),
         (2.1, gone(0), "no timer ladder", "group.failed exit_code=4"),
     )  # fmt: skip
-    assert story.state.over
+    assert story.over()
     assert story.state.exit_code == 4
     assert story.view.why == "rank 0 exited with code 4 after 0.9 s; not restarted: the one restart is used"
 

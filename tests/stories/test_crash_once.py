@@ -31,7 +31,7 @@ def test_from_the_beginning_to_the_second_success() -> None:
         (9.1, exited(1), "", "worker.exited exit_code=0"),
         (9.2, gone(1), "", "group.succeeded attempt=1 restarts=1"),
     )  # fmt: skip
-    assert story.state.over
+    assert story.over()
     assert story.state.exit_code == 0
 
 
@@ -82,7 +82,7 @@ def test_a_late_report_of_the_attempt_before_changes_nothing() -> None:
         (3.0, started(1, attempt=0)),
     )
     assert story.state is before
-    assert story.phase is Phase.RUNNING
+    assert story.phase_of() is Phase.RUNNING
 
 
 def test_attempts_go_on_counting_where_an_earlier_daemon_stopped() -> None:

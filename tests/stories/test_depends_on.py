@@ -34,7 +34,7 @@ def test_started_is_met_for_good_and_ready_only_while_it_is(condition: Condition
     story = running(job("cache"), job("once"), job("web", depends_on={"cache": condition, "once": "succeeded"}))
     story.happen(1.0, exited(0, code=1, of="cache"))
     story.ends(2.0, 0, of="once")
-    assert story["web"].phase is phase
+    assert story.phase_of("web") is phase
     story.happen(3.0, gone(0, of="cache"))
     story.runs(3.0)
     assert story["web"].is_ready
@@ -43,13 +43,13 @@ def test_started_is_met_for_good_and_ready_only_while_it_is(condition: Condition
 def test_ready_stays_met_when_the_other_has_been_ready_and_has_succeeded() -> None:
     story = running(job("cache"), job("once"), job("web", depends_on={"cache": "ready", "once": "succeeded"}))
     story.ends(1.0, 0, of="cache").ends(2.0, 0, of="once")
-    assert story["web"].phase is Phase.STARTING
+    assert story.phase_of("web") is Phase.STARTING
 
 
 def test_succeeded_waits_for_success() -> None:
     story = pair("succeeded")
     story.happen(0.2, started(1, of="cache"))
-    assert story["web"].phase is Phase.WAITING
+    assert story.phase_of("web") is Phase.WAITING
     story.ends(1.0, 0, of="cache").tell(
         (2.0, exited(1, of="cache"), "", "worker.exited"),
         (2.0, gone(1, of="cache"), "web: form world 0", "group.succeeded; group.starting"),
@@ -68,7 +68,7 @@ def test_it_fails_without_ever_starting_when_the_other_has_failed(condition: Con
         (0.5, gone(0, of="cache"), "cache: no timer ladder", "group.failed exit_code=3; group.failed exit_code=1")
     )
     assert story["web"].why == "depends on cache, which has failed"
-    assert story.state.over
+    assert story.over()
     assert story.state.exit_code == 3  # that of the cause, not of what it led to
 
 
@@ -99,9 +99,9 @@ def test_a_restart_of_the_other_does_not_touch_who_runs_already() -> None:
 
 def test_several_must_all_be_met() -> None:
     story = Story(job("a"), job("b"), job("c", depends_on={"a": "ready", "b": "succeeded"})).runs()
-    assert story["c"].phase is Phase.WAITING
+    assert story.phase_of("c") is Phase.WAITING
     story.ends(1.0, 0, of="b")
-    assert story["c"].phase is Phase.STARTING
+    assert story.phase_of("c") is Phase.STARTING
 
 
 def test_dependents_are_gone_before_what_they_depend_on_is_told_to_stop() -> None:
@@ -125,7 +125,7 @@ def test_who_still_waits_when_the_stop_comes_never_starts() -> None:
         (0.2, end(), "cache: SIGTERM tree 0#0; cache: timer ladder 30.2; cache: abandon starts",
          "daemon.stopping; group.stopped; group.stopping"),
     )  # fmt: skip
-    assert story["web"].phase is Phase.FINISHED
+    assert story.phase_of("web") is Phase.FINISHED
 
 
 def test_an_input_for_a_group_that_does_not_exist_changes_nothing() -> None:

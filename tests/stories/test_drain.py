@@ -32,14 +32,14 @@ def test_a_worker_that_crashes_meanwhile_is_restarted_as_ever() -> None:
 
 def test_when_all_groups_have_finished_meanwhile_there_is_nothing_to_wait_for() -> None:
     story = draining().ends(11.0, 0, 1)
-    assert story.state.over
+    assert story.over()
 
 
 def test_a_second_request_in_a_hurry_does_not_wait_for_the_delay() -> None:
     draining().tell(
         (11.0, end("SIGTERM")),
         (12.0, end("SIGTERM", hurry=True),
-         "SIGTERM tree 0#0 1#0; timer ladder 42; SIGKILL tree 0#0 1#0; timer ladder 22",
+         "no timer drain; SIGTERM tree 0#0 1#0; timer ladder 42; SIGKILL tree 0#0 1#0; timer ladder 22",
          "daemon.stopping; group.stopping; worker.killed; worker.killed"),
         (15.0, DrainOver(15.0)),
     )  # fmt: skip

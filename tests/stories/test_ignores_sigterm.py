@@ -46,7 +46,7 @@ def test_what_cannot_be_killed_is_named_and_the_group_fails_rather_than_restart_
     )  # fmt: skip
     assert story.view.why == "rank 1 cannot be killed"
     assert [worker.state for worker in story.view.workers] == ["failed", "unkillable"]
-    assert story.state.over
+    assert story.over()
 
 
 def test_a_stop_that_does_not_come_true_is_a_failure() -> None:
@@ -69,7 +69,7 @@ def test_its_slot_is_not_used_again_before_it_has_ended_after_all() -> None:
         (50.0, asked_to_start()),
         (50.0, gone(0)),
     )
-    assert story.phase is Phase.FINISHED
+    assert story.phase_of() is Phase.FINISHED
     story.tell((51.0, asked_to_start(), "form world 1", "group.starting"))
 
 

@@ -15,9 +15,9 @@ def test_when_every_required_group_has_finished_the_others_are_stopped() -> None
          "group.succeeded; daemon.stopping; group.stopping"),
     )  # fmt: skip
     assert story.state.why == "every required group has finished"
-    assert not story.state.over
+    assert not story.over()
     story.ends(1.1, 0, of="watch")
-    assert story.state.over
+    assert story.over()
     assert story.state.exit_code == 0
 
 
@@ -25,25 +25,25 @@ def test_a_group_that_is_not_required_may_fail() -> None:
     story = running(job("train"), job("watch", required=False, restart=NO_RESTARTS))
     story.ends(1.0, 0, code=9, of="watch")
     assert story.ready.ok
-    assert not story.state.over
+    assert not story.over()
     story.ends(2.0, 0, of="train")
-    assert story.state.over
+    assert story.over()
     assert story.state.exit_code == 0
 
 
 def test_the_first_required_group_that_failed_gives_the_exit_code() -> None:
     story = running(job("a", restart=NO_RESTARTS), job("b", restart=NO_RESTARTS), job("c"))
     story.ends(1.0, 0, code=5, of="b").ends(2.0, 0, code=4, of="a").ends(3.0, 0, of="c")
-    assert story.state.over
+    assert story.over()
     assert story.state.exit_code == 5
 
 
 def test_with_no_required_group_at_all_it_is_over_when_all_have_finished() -> None:
     story = running(job("a", required=False, restart=NO_RESTARTS), job("b", required=False))
     story.ends(1.0, 0, code=5, of="a")
-    assert not story.state.over
+    assert not story.over()
     story.ends(1.0, 0, of="b")
-    assert story.state.over
+    assert story.over()
     assert story.state.exit_code == 0
 
 

@@ -8,19 +8,19 @@ from tests.stories.story import asked_to_start, end, job, running
 
 def test_it_is_over_only_when_somebody_says_so() -> None:
     story = running(job("train"), job("watch", required=False), when_done="stay").ends(1.0, 0, of="train")
-    assert not story.state.over
+    assert not story.over()
     assert story["watch"].is_ready
     story.ends(2.0, 0, of="watch")
-    assert not story.state.over
+    assert not story.over()
     story.tell((3.0, end(), "", "daemon.stopping"))
-    assert story.state.over
+    assert story.over()
     assert story.state.exit_code == 0
 
 
 def test_a_failure_is_still_its_exit_code() -> None:
     story = running(job(restart=RestartRules(max_restarts=0)), when_done="stay").ends(1.0, 0, code=3)
     story.happen(2.0, end())
-    assert story.state.over
+    assert story.over()
     assert story.state.exit_code == 3
 
 
@@ -35,4 +35,4 @@ def test_nothing_is_started_anew_while_the_daemon_stops() -> None:
     story.happen(2.0, end())
     story.tell((3.0, asked_to_start(of="a")))
     story.ends(4.0, 0, of="b")
-    assert story.state.over
+    assert story.over()

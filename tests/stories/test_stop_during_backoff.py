@@ -14,7 +14,7 @@ def paused() -> Story:
 
 def test_it_is_stopped_at_once_and_that_is_a_success() -> None:
     story = paused().tell((2.0, end("SIGTERM"), "no timer backoff", "daemon.stopping; group.stopped"))
-    assert story.state.over
+    assert story.over()
     assert story.state.exit_code == 0
 
 

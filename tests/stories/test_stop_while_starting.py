@@ -23,7 +23,7 @@ def test_started_workers_are_signalled_and_the_others_called_off() -> None:
         (0.3, gone(0), "no timer ladder", "group.stopped duration_ms=100.0 reason=SIGTERM"),
     )
     assert [worker.state for worker in story.view.workers] == ["stopped"] * 3
-    assert story.state.over
+    assert story.over()
     assert story.state.exit_code == 0
 
 
@@ -55,9 +55,9 @@ def test_before_a_world_is_formed_it_is_over_at_once() -> None:
         (0.1, asked_to_stop(), "", "group.stopped duration_ms=0"),
         (0.2, formed()),
     )
-    assert story.phase is Phase.FINISHED
+    assert story.phase_of() is Phase.FINISHED
 
 
 def test_before_the_daemon_is_up_nothing_ever_starts() -> None:
     story = Story(job()).tell((0.0, end("SIGINT"), "", "daemon.stopping; group.stopped"), (0.1, up()))
-    assert story.state.over
+    assert story.over()

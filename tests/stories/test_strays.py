@@ -44,7 +44,7 @@ def test_while_the_others_run_on() -> None:
         (32.0, exited(1), "", "worker.exited"),
         (32.0, gone(1), "", "group.succeeded"),
     )
-    assert story.phase is Phase.FINISHED
+    assert story.phase_of() is Phase.FINISHED
 
 
 def test_while_others_are_still_being_started() -> None:

@@ -15,7 +15,7 @@ def test_success_is_said_when_the_last_worker_is_gone() -> None:
         (1.2, gone(1)),
         (1.3, gone(2), "", "group.succeeded attempt=0 restarts=0"),
     )
-    assert story.state.over
+    assert story.over()
     assert story.state.exit_code == 0
     assert [worker.state for worker in story.view.workers] == ["succeeded"] * 3
     assert story.ready.reasons == ("every required group has succeeded: nothing is left to serve",)

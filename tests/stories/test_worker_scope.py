@@ -38,7 +38,7 @@ def test_only_the_one_restarts_under_the_next_attempt_number() -> None:
         (2.1, started(0), "", "worker.started rank=0 attempt=2; group.ready"),
     )  # fmt: skip
     assert [worker.attempt for worker in story.view.workers] == [2, 1, 0]
-    assert story.phase is Phase.RUNNING
+    assert story.phase_of() is Phase.RUNNING
 
 
 def test_it_is_not_ready_while_one_is_away() -> None:

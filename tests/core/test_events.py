@@ -1,0 +1,142 @@
+"""Every event is a value with a stable name, a sentence for people, and JSON fields for machines."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from supervisor.core import events
+from supervisor.core.events import Event, Who, how_it_ended, signal_name
+from supervisor.core.messages import ExitStatus
+
+WHO = Who("trainer", 5, 1, 2)
+SEGFAULT = ExitStatus(None, 11, True, 1024, 0.5, 0.25)
+
+ARGUMENTS: dict[str, Any] = {
+    "at": 12.5, "who": WHO, "pid": 4711, "status": SEGFAULT, "by": "itself", "ran_for": 1.5, "reason": "why not",
+    "root_cause": True, "exit_code": 3, "signal": 15, "why": "because", "waited_for": 30.0, "details": "4711 D nfs",
+    "processes": ("1 sh", "2 sh"), "group": "trainer", "attempt": 2, "workers": 4, "took_for": 0.25, "ready": 3,
+    "size": 4, "cause": "exit", "left": 2, "pause": 1.5, "rank": 5, "restarts": 2, "version": "1.0",
+    "groups": ("trainer",), "containment": "sessions", "for_": 5.0, "up_for": 60.0, "addresses": ("127.0.0.1:8080",),
+    "reasons": ("group a is starting",), "stream": "stdout", "lost": 512, "over": False, "process": "99 sleep",
+}  # fmt: skip
+
+PLACES = {"ready": {"health_changed": False}}
+"""Arguments of one name and several kinds."""
+
+CONSTRUCTORS = {
+    name: function
+    for name, function in inspect.getmembers(events, inspect.isfunction)
+    if function.__module__ == events.__name__ and inspect.signature(function).return_annotation == "Event"
+}
+
+
+def made(name: str, **given: Any) -> Event:
+    constructor: Callable[..., Event] = CONSTRUCTORS[name]
+    arguments = {
+        parameter: PLACES.get(parameter, {}).get(name, ARGUMENTS[parameter])
+        for parameter in inspect.signature(constructor).parameters
+    }
+    return constructor(**(arguments | given))
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_an_event_is_named_after_its_constructor_and_can_be_written_as_json(name: str) -> None:
+    event = made(name)
+    assert event.name == {"orphan_reaped": "worker.orphan_killed"}.get(name, name.replace("_", ".", 1))
+    assert event.at == 12.5
+    assert event.message
+    assert "\n" not in event.message
+    assert json.loads(json.dumps(dict(event.fields), allow_nan=False)) == event.fields
+    assert event.group == ("trainer" if name.startswith(("worker", "group")) else None)
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [
+        (9, "SIGKILL"),
+        (signal.SIGRTMIN, "SIGRTMIN"),
+        (signal.SIGRTMIN + 3, "SIGRTMIN+3"),
+        (signal.SIGRTMAX, "SIGRTMAX"),
+        (32, "SIG32"),
+        (77, "SIG77"),
+    ],
+)
+def test_every_signal_has_a_name(number: int, name: str) -> None:
+    assert signal_name(number) == name
+
+
+def test_how_a_process_ended_is_said_in_words() -> None:
+    assert how_it_ended(ExitStatus(3)) == "exited with code 3"
+    assert how_it_ended(ExitStatus(None, 9)) == "was killed by SIGKILL"
+    assert how_it_ended(ExitStatus(None, 11, core_dumped=True)) == "was killed by SIGSEGV (core dumped)"
+
+
+def test_an_exit_has_either_a_code_or_a_signal() -> None:
+    fields = made("worker_exited").fields
+    assert fields["signal"] == "SIGSEGV"
+    assert "exit_code" not in fields
+    assert (fields["rank"], fields["local_rank"], fields["attempt"], fields["ran_for_ms"]) == (5, 1, 2, 1500.0)
+    fields = made("worker_exited", status=ExitStatus(3)).fields
+    assert fields["exit_code"] == 3
+    assert "signal" not in fields
+
+
+def test_a_failure_says_how_it_ended_or_that_it_never_ran() -> None:
+    fields = made("worker_failed").fields
+    assert (fields["signal"], fields["core_dumped"], fields["pid"]) == ("SIGSEGV", True, 4711)
+    assert "exit_code" not in fields
+    fields = made("worker_failed", status=ExitStatus(3)).fields
+    assert (fields["exit_code"], fields["root_cause"], fields["reason"]) == (3, True, "why not")
+    fields = made("worker_failed", status=None, pid=None, exit_code=127).fields
+    assert fields["exit_code"] == 127
+    assert "pid" not in fields
+    assert "exit_code" not in made("worker_failed", status=None, exit_code=None).fields
+
+
+def test_numbers_agree_with_their_nouns() -> None:
+    assert made("group_starting", workers=1).message == "group trainer starts 1 worker (attempt 2)"
+    assert made("group_starting").message == "group trainer starts 4 workers (attempt 2)"
+    assert made("group_succeeded", restarts=0).message == "group trainer has succeeded"
+    assert made("group_succeeded", restarts=1).message == "group trainer has succeeded after 1 restart"
+    assert made("group_succeeded").message == "group trainer has succeeded after 2 restarts"
+    assert "left 1 process behind (1 sh)" in made("worker_orphan_killed", processes=("1 sh",)).message
+
+
+def test_a_restart_says_whom_and_when_and_what_is_left() -> None:
+    assert made("group_restarting").message == "rank 5 of group trainer restarts in 1.5 s (2 left): because"
+    event = made("group_restarting", rank=None, pause=0.0, left=None)
+    assert event.message == "group trainer restarts (no limit): because"
+    assert event.fields == {
+        "attempt": 2, "reason": "because", "cause": "exit", "restarts_left": None, "pause_ms": 0.0
+    }  # fmt: skip
+
+
+def test_of_many_processes_left_behind_a_few_are_named() -> None:
+    event = made("worker_orphan_killed", processes=tuple(f"{pid} sh" for pid in range(40)))
+    assert event.message.endswith("6 sh, 7 sh and 32 more): sent SIGTERM")
+    assert (event.fields["count"], len(event.fields["processes"])) == (40, 32)
+
+
+def test_what_cannot_be_killed_is_described_as_far_as_it_is_known() -> None:
+    assert made("worker_unkillable").message == "rank 5 cannot be killed: 4711 D nfs"
+    assert made("worker_unkillable", details="").message == "rank 5 cannot be killed"
+
+
+def test_readiness_that_changes_says_what_it_is_now() -> None:
+    assert made("health_changed").message == "not ready: group a is starting"
+    assert made("health_changed", ready=True, reasons=()).message == "ready"
+
+
+def test_a_file_that_takes_no_output_and_does_again() -> None:
+    assert made("worker_output_dropped").message == (
+        "rank 5: stdout.log takes no output, dropping it; so far 512 bytes: because"
+    )
+    assert made("worker_output_dropped", over=True).message == (
+        "rank 5: stdout.log takes output again; dropped 512 bytes: because"
+    )

@@ -1,0 +1,237 @@
+"""Every (phase, input) pair has an answer: real states of every phase, each stepped with every kind of input.
+
+The states come from histories; the inputs are about the present attempt, earlier and later ones, ranks that do not
+exist, and timers of any name and instant.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import get_args
+
+import pytest
+
+from supervisor.core.group import step
+from supervisor.core.messages import (
+    DependencyLost,
+    ExitStatus,
+    Input,
+    StartRequested,
+    StopRequested,
+    StraysFound,
+    TimerFired,
+    Worker,
+    WorkerExited,
+    WorkerGone,
+    WorkerNotStarted,
+    WorkerStarted,
+    WorldFormed,
+    WorldRefused,
+)
+from supervisor.core.state import TRANSITIONS, Group, Phase
+from supervisor.plan import Backoff, Policy, RestartRules, Scope, single_host_world
+from tests.stories.story import (
+    Story,
+    asked_to_stop,
+    due,
+    exited,
+    formed,
+    gone,
+    job,
+    not_started,
+    refused,
+    running,
+    started,
+    strays,
+    up,
+)
+
+AT_ONCE = Backoff(initial=0.0, jitter=0.0)
+PAUSED = Backoff(initial=5.0, jitter=0.0)
+
+
+def rules(
+    scope: Scope = "group", policy: Policy = "on-failure", backoff: Backoff = AT_ONCE, budget: int = 3
+) -> RestartRules:
+    return RestartRules(
+        scope=scope, policy=policy, backoff=backoff, max_restarts=budget, fatal_exit_codes=frozenset({78})
+    )
+
+
+def told(story: Story, *happenings: object) -> Story:
+    for happening in happenings:
+        story.happen(story.now + 0.125, happening)  # type: ignore[arg-type]
+    return story
+
+
+def begun(workers: int = 2, restart: RestartRules | None = None) -> Story:
+    return told(Story(job(workers=workers, restart=restart)), up())
+
+
+def runs(workers: int = 2, restart: RestartRules | None = None) -> Story:
+    return running(job(workers=workers, restart=restart))
+
+
+def unkillable() -> Story:
+    story = told(runs(), asked_to_stop(hurry=True))
+    story.now = story.timers["job", "ladder"]
+    return told(story, due("ladder"))
+
+
+def strays_beyond_the_last_rung(story: Story) -> Story:
+    """The ladder of what rank 0 has left behind stands on its last rung."""
+    told(story, exited(0), strays(0, "1 sh"))
+    story.now = story.timers["job", "strays:0"]
+    return told(story, due("strays:0"))
+
+
+STATES: dict[str, Callable[[], Story]] = {
+    "waiting": lambda: Story(job(workers=2)),
+    "starting, no world yet": begun,
+    "starting, no world yet, no restarts": lambda: begun(restart=rules(budget=0)),
+    "starting, nobody has started": lambda: told(begun(), formed()),
+    "starting, one has started": lambda: told(begun(), formed(), started(0)),
+    "starting, one has come and gone": lambda: told(begun(), formed(), started(0), exited(0), gone(0)),
+    "starting, one has left strays": lambda: strays_beyond_the_last_rung(told(begun(), formed(), started(0))),
+    "starting, the only worker": lambda: told(begun(1), formed()),
+    "starting, the only worker, no restarts": lambda: told(begun(1, rules(budget=0)), formed()),
+    "starting, all but one pause": lambda: told(
+        begun(restart=rules("worker", backoff=PAUSED)), formed(), started(0), exited(0, 1), gone(0)
+    ),
+    "starting, every rank pauses": lambda: told(
+        begun(restart=rules("worker", backoff=PAUSED)),
+        formed(),
+        not_started(0, "transient"),
+        not_started(1, "transient"),
+    ),
+    "running": runs,
+    "running, one has ended well": lambda: told(runs(), exited(0)),
+    "running, the last is about to go": lambda: told(runs(1), exited(0)),
+    "running, the last is about to go, always": lambda: told(runs(1, rules(policy="always")), exited(0)),
+    "running, the last is about to go, always, paused": lambda: told(
+        runs(1, rules(policy="always", backoff=PAUSED)), exited(0)
+    ),
+    "running, one has left strays": lambda: strays_beyond_the_last_rung(runs()),
+    "running, one pauses": lambda: told(runs(restart=rules("worker", backoff=PAUSED)), exited(1, 1), gone(1)),
+    "running, one is to restart when it is gone": lambda: told(runs(restart=rules("worker")), exited(1, 1)),
+    "running, the only rank pauses": lambda: told(runs(1, rules("worker", backoff=PAUSED)), exited(0, 1), gone(0)),
+    "running, one is being started again": lambda: told(runs(restart=rules("worker")), exited(1, 1), gone(1)),
+    "running, the only rank is being started again": lambda: told(runs(1, rules("worker")), exited(0, 1), gone(0)),
+    "stopping for good": lambda: told(runs(), asked_to_stop()),
+    "stopping for good, on the last rung": lambda: told(runs(), asked_to_stop(hurry=True)),
+    "stopping, the last is about to go": lambda: told(runs(1), asked_to_stop(), exited(0)),
+    "stopping before a restart": lambda: told(runs(), exited(0, 1), gone(0), exited(1)),
+    "stopping before a pause": lambda: told(runs(1, rules(backoff=PAUSED)), exited(0, 1)),
+    "stopping before a failure": lambda: told(runs(1, rules(budget=0)), exited(0, 1)),
+    "stopping, a start is past recall": lambda: told(begun(1), formed(), asked_to_stop()),
+    "stopping before a restart, a start is past recall": lambda: told(
+        begun(), formed(), started(0), exited(0, 1), gone(0)
+    ),
+    "stopping before a pause, a start is past recall": lambda: told(
+        begun(restart=rules(backoff=PAUSED)), formed(), started(0), exited(0, 1), gone(0)
+    ),
+    "backing off": lambda: told(runs(1, rules(backoff=PAUSED)), exited(0, 1), gone(0)),
+    "backing off, no world": lambda: told(begun(), refused("no port")),
+    "succeeded": lambda: runs(1).ends(1.0, 0),
+    "failed": lambda: runs(1, rules(budget=0)).ends(1.0, 0, code=1),
+    "stopped": lambda: told(begun(), asked_to_stop()),
+    "unkillable": unkillable,
+    "unkillable, one of them has ended after all": lambda: told(unkillable(), exited(0)),
+}
+
+TIMERS = (
+    "backoff", "ladder", "restart:0", "restart:1", "strays:0", "strays:1", "restart:5", "drain", "", ":", "restart:",
+    "restart:x", "strays:x", "strays:", "restart:-1", "restart:0:0", "strays:\u00b2", "restart:" + "9" * 5000,
+    "ladder:0", "backoff:", "strays", "restart",
+)  # fmt: skip
+
+
+def inputs(group: Group) -> Iterator[Input]:
+    """At least one of every kind, about everything that is and much that is not."""
+    yield StartRequested()
+    yield DependencyLost("other", "has failed")
+    yield StopRequested("operator")
+    yield StopRequested("operator", hurry=True)
+    for attempt in range(-1, group.attempt + 2):
+        yield WorldFormed(attempt, single_host_world(group.plan, 0, "127.0.0.1", 1))
+        yield WorldRefused(attempt, "no port")
+    for rank, attempt in product((0, 1, 7, -1, 10**9), range(-1, group.attempt + 2)):
+        worker = Worker(rank, attempt)
+        yield WorkerStarted(worker, 4711)
+        yield WorkerNotStarted(worker, "permanent", "no such file", 127)
+        yield WorkerNotStarted(worker, "transient", "EAGAIN")
+        yield WorkerNotStarted(worker, "abandoned", "called off")
+        for status in (ExitStatus(0), ExitStatus(1), ExitStatus(78), ExitStatus(None, 9), ExitStatus(None, 11, True)):
+            yield WorkerExited(worker, status)
+        yield StraysFound(worker, ("1 sh", "2 sh"))
+        yield WorkerGone(worker)
+    for name, at in product(TIMERS, (*instants(group), -1.0, float("nan"), float("inf"))):
+        yield TimerFired(name, at)
+
+
+def instants(group: Group) -> set[float]:
+    """Those at which something of the group is due."""
+    climbs = [group.climb, *group.strays.values()]
+    return {climb.at for climb in climbs if climb} | set(group.pauses.values()) | {group.resume_at or 0.0}
+
+
+def is_old_news(group: Group, input: Input) -> bool:
+    """Whether the input is about an attempt, a rank or a timer that is not, or not any more."""
+    match input:
+        case WorldFormed(attempt) | WorldRefused(attempt):
+            return attempt != group.attempt or group.world is not None
+        case (
+            WorkerStarted(worker)
+            | WorkerNotStarted(worker)
+            | WorkerExited(worker)
+            | StraysFound(worker)
+            | WorkerGone(worker)
+        ):
+            slot = group.live.get(worker.rank)
+            return slot is None or slot.worker != worker
+        case TimerFired(name, at):
+            due_at = {"backoff": group.resume_at, "ladder": group.climb.at if group.climb else None}
+            due_at |= {f"restart:{rank}": at for rank, at in group.pauses.items()}
+            due_at |= {f"strays:{rank}": climb.at for rank, climb in group.strays.items()}
+            return due_at.get(name) != at
+        case _:
+            return False
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_input_has_an_answer_and_old_news_changes_nothing(state: str) -> None:
+    story = STATES[state]()
+    group = story.group
+    before = repr(group)
+    for input, late in product(inputs(group), (0.0, 1000.0)):
+        outcome = step(group, input, story.now + late)
+        assert repr(group) == before, f"{input} has changed the state itself"
+        phase = outcome.group.phase
+        assert phase is group.phase or type(input) in TRANSITIONS[group.phase][phase], f"{input}: -> {phase}"
+        for event in outcome.events:
+            json.dumps(dict(event.fields), allow_nan=False)
+        if is_old_news(group, input):
+            assert outcome.group is group, input
+            assert outcome.effects == ()
+            assert outcome.events == ()
+
+
+def test_every_kind_of_input_is_among_them_and_every_phase() -> None:
+    assert {type(input) for input in inputs(runs().group)} == set(get_args(Input))
+    assert {make().group.phase for make in STATES.values()} == set(Phase)
+
+
+def test_every_transition_happens_upon_every_input_that_it_names() -> None:
+    """And upon no other: ``TRANSITIONS`` says all that there is."""
+    seen: dict[Phase, dict[Phase, set[type[Input]]]] = {phase: {} for phase in Phase}
+    for make in STATES.values():
+        story = make()
+        group = story.group
+        for input in inputs(group):
+            after = step(group, input, story.now).group
+            if after.phase is not group.phase or (after.attempt != group.attempt and after.world is None):
+                seen[group.phase].setdefault(after.phase, set()).add(type(input))
+    named = {phase: {other: set(kinds) for other, kinds in row.items()} for phase, row in TRANSITIONS.items()}
+    assert seen == named

@@ -1,0 +1,90 @@
+"""Live, started, ready, and why not: answered from a snapshot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from supervisor.core import health
+from supervisor.core.health import Answer, GroupView, Snapshot, Stage
+
+
+def view(name: str, phase: str = "running", **options: Any) -> GroupView:
+    values: dict[str, Any] = {
+        "since": 0.0, "ready_workers": 2, "size": 2, "attempt": 0, "restarts": 0, "restarts_left": 3, "required": True,
+        "ready": True, "was_ready": True, "succeeded": False, "why": "",
+    }  # fmt: skip
+    return GroupView(name, phase, **(values | options))
+
+
+def away(name: str, **options: Any) -> GroupView:
+    values: dict[str, Any] = {"ready": False, "ready_workers": 0, "why": "rank 1 exited with code 3"}
+    return view(name, "backing_off", **(values | options))
+
+
+def snapshot(*views: GroupView, stage: Stage = "running", why: str = "") -> Snapshot:
+    return Snapshot(10.0, stage, {one.name: one for one in views}, why)
+
+
+def test_who_answers_at_all_is_live() -> None:
+    assert health.live() == Answer(True)
+
+
+def test_started_is_when_every_required_group_has_been_ready_once() -> None:
+    never = view("b", "starting", ready=False, was_ready=False, ready_workers=1)
+    assert health.started(snapshot(view("a"), away("b"))) == Answer(True)
+    assert health.started(snapshot(view("a"), never)) == Answer(
+        False, ("group b has not been ready yet: starting, 1/2 workers ready",)
+    )
+    assert health.started(snapshot(view("a"), view("b", was_ready=False, required=False))).ok
+
+
+def test_ready_is_when_every_required_group_is() -> None:
+    assert health.ready(snapshot(view("a"), view("b"))) == Answer(True)
+    assert health.ready(snapshot(view("a"), away("b"), away("c", why=""))) == Answer(
+        False,
+        (
+            "group b is backing_off, 0/2 workers ready: rank 1 exited with code 3",
+            "group c is backing_off, 0/2 workers ready",
+        ),
+    )
+    assert health.ready(snapshot(view("a"), away("b", required=False))).ok
+
+
+def test_a_group_that_has_succeeded_is_not_missed_while_another_serves() -> None:
+    done = view("a", "finished", ready=False, succeeded=True, ready_workers=0)
+    assert health.ready(snapshot(done, view("b"))).ok
+    assert health.ready(snapshot(done)) == Answer(
+        False, ("every required group has succeeded: nothing is left to serve",)
+    )
+
+
+def test_with_no_required_group_it_is_ready() -> None:
+    assert health.ready(snapshot(away("a", required=False))).ok
+
+
+@pytest.mark.parametrize("stage", ["draining", "stopping", "stopped"])
+def test_who_drains_or_stops_is_not_ready(stage: Stage) -> None:
+    assert health.ready(snapshot(view("a"), stage=stage, why="SIGTERM")) == Answer(False, (f"{stage}: SIGTERM",))
+    assert health.ready(snapshot(view("a"), stage=stage)) == Answer(False, (stage,))
+    assert health.group_ready(snapshot(view("a"), stage=stage, why="SIGTERM"), "a") == Answer(
+        False, (f"{stage}: SIGTERM",)
+    )
+
+
+def test_a_single_group_is_ready_or_not_or_unknown() -> None:
+    both = snapshot(view("a"), away("b", required=False))
+    assert health.group_ready(both, "a") == Answer(True)
+    assert health.group_ready(both, "b") == Answer(
+        False, ("group b is backing_off, 0/2 workers ready: rank 1 exited with code 3",)
+    )
+    assert health.group_ready(both, "c") is None
+
+
+def test_one_line_tells_all_groups() -> None:
+    groups = view("a"), away("b", restarts=1), view("c", restarts=2)
+    assert (
+        health.one_line(snapshot(*groups)) == "a running 2/2; b backing_off 0/2, 1 restart; c running 2/2, 2 restarts"
+    )
+    assert health.one_line(snapshot(view("a"), stage="draining", why="SIGTERM")) == "draining (SIGTERM): a running 2/2"

@@ -1,0 +1,157 @@
+"""The runtime works off arrivals, performs effects through its hands and fires timers: here with hands of air."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import anyio
+
+from supervisor.core import groups
+from supervisor.core.events import Event
+from supervisor.core.groups import Begun, EndRequested, Groups
+from supervisor.core.messages import (
+    ExitStatus,
+    Worker,
+    WorkerExited,
+    WorkerGone,
+    WorkerNotStarted,
+    WorkerStarted,
+)
+from supervisor.core.state import Phase
+from supervisor.plan import DaemonPlan, GroupPlan, Reach, Rung, StopRules, World, single_host_world
+from supervisor.runtime import Runtime
+from tests.stories.story import job
+
+
+class Air:
+    """Hands that answer in the same breath. ``waiting``: starts that are held back; ``obeys``: signals that end."""
+
+    def __init__(self, *plans: GroupPlan, drain_delay: float = 0.0) -> None:
+        plan = DaemonPlan(
+            "rankd", "host", "run", "/s", "/r", {one.name: one for one in plans}, drain_delay=drain_delay
+        )  # fmt: skip
+        self.plans = plan.groups
+        self.holds_back = False
+        self.waiting: list[tuple[str, Worker]] = []
+        self.obeys = {15, 9}
+        self.broken: Callable[[], None] = lambda: None
+        self.signals: list[int] = []
+        self.told: list[Event] = []
+        self.changes: list[str] = []
+        names = list(plan.groups)
+        self.runtime = Runtime(
+            groups.begin(plan, dict.fromkeys(names, 1), {}, 0.0), self, self.told.append, self.changed
+        )
+
+    @property
+    def names(self) -> list[str]:
+        return [event.name for event in self.told]
+
+    def changed(self, state: Groups) -> None:
+        self.changes.append(" ".join(group.phase for group in state.groups.values()))
+
+    def form_world(self, group: str, attempt: int) -> World | str:
+        return single_host_world(self.plans[group], attempt, "127.0.0.1", 1) if group != "lost" else "no free port"
+
+    def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
+        self.broken()
+        for worker in workers:
+            if self.holds_back:
+                self.waiting.append((group, worker))
+            else:
+                self.runtime.post(group, WorkerStarted(worker, 1000 + worker.rank))
+
+    def abandon(self, group: str) -> None:
+        for name, worker in self.waiting:
+            self.runtime.post(name, WorkerNotStarted(worker, "abandoned", "called off"))
+
+    def signal(self, group: str, workers: Sequence[Worker], signal: int, reach: Reach) -> None:
+        self.signals.append(signal)
+        if signal in self.obeys:
+            for worker in workers:
+                self.end(group, worker, ExitStatus(None, signal))
+
+    def end(self, group: str, worker: Worker, status: ExitStatus) -> None:
+        self.runtime.post(group, WorkerExited(worker, status))
+        self.runtime.post(group, WorkerGone(worker))
+
+    def phase(self, group: str = "job") -> Phase:
+        return self.runtime.state.groups[group].phase
+
+
+async def test_an_arrival_is_worked_through_with_all_that_it_leads_to() -> None:
+    """Asked for, formed, started and ready: when ``arrive`` returns, all of it has happened, in this order."""
+    air = Air(job(workers=2))
+    air.runtime.arrive(Begun())
+    assert air.phase() is Phase.RUNNING
+    assert air.names == [
+        "group.starting", "worker.started", "worker.started", "group.started", "group.ready", "health.changed"
+    ]  # fmt: skip
+    assert air.changes == ["running"]
+
+
+async def test_a_death_is_answered_before_the_call_returns() -> None:
+    air = Air(job(workers=2))
+    air.runtime.arrive(Begun())
+    air.end("job", Worker(0, 0), ExitStatus(1))
+    assert air.signals == [15]
+    group = air.runtime.state.groups["job"]
+    assert (group.phase, group.attempt) == (Phase.RUNNING, 1)
+    assert air.names.count("health.changed") == 3  # ready, not ready, ready
+
+
+async def test_the_ladder_climbs_by_itself_and_over_is_set_at_its_end() -> None:
+    air = Air(job(workers=2, stop=StopRules((Rung(15, 0.02), Rung(9, 5.0)))))
+    air.obeys = {9}
+    air.runtime.arrive(Begun())
+    air.runtime.arrive(EndRequested("SIGTERM"))
+    assert air.phase() is Phase.STOPPING
+    with anyio.fail_after(10):
+        await air.runtime.over.wait()
+    assert air.signals == [15, 9]
+    assert air.phase() is Phase.FINISHED
+    assert air.runtime.bug is None
+
+
+async def test_a_drain_delay_is_waited_for() -> None:
+    air = Air(job(), drain_delay=0.02)
+    air.runtime.arrive(Begun())
+    air.runtime.arrive(EndRequested("SIGTERM"))
+    assert air.signals == []
+    with anyio.fail_after(10):
+        await air.runtime.over.wait()
+    assert air.signals == [15]
+
+
+async def test_starts_that_still_wait_are_called_off() -> None:
+    air = Air(job(workers=3))
+    air.holds_back = True
+    air.runtime.arrive(Begun())
+    air.runtime.arrive(EndRequested("SIGTERM"))
+    assert air.runtime.over.is_set()
+    assert air.names[-1] == "group.stopped"
+
+
+async def test_a_world_that_is_refused_is_asked_for_again_later_until_the_timers_are_forgotten() -> None:
+    air = Air(job("lost"))
+    air.runtime.arrive(Begun())
+    assert air.phase("lost") is Phase.BACKING_OFF
+    assert air.runtime.snapshot().groups["lost"].next == "starts attempt 1"
+    air.runtime.close()
+    assert not air.runtime.over.is_set()
+
+
+async def test_a_bug_ends_everything_and_is_kept() -> None:
+    air = Air(job())
+    bug = RuntimeError("a bug")
+
+    def broken() -> None:
+        raise bug
+
+    air.broken = broken
+    air.runtime.arrive(Begun())
+    assert air.runtime.bug is bug
+    assert air.runtime.over.is_set()
+    before = air.runtime.state
+    air.runtime.arrive(EndRequested("SIGTERM"))
+    assert air.runtime.state is before
