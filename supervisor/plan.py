@@ -319,15 +319,13 @@ def worker_plan(
     Raises ``ValueError`` as ``rank_environment`` does.
     """
     directory = f"{group.logs.dir}/{group.name}/{daemon.run_id}/attempt_{attempt}/{local_rank}"
-    env = dict(shared)
-    env.update(
-        rank_environment(
-            group, world, local_rank, attempt=attempt, restarts=restarts, error_file=f"{directory}/error.json",
-            visible_devices=env.get("CUDA_VISIBLE_DEVICES"),
-        )
+    own = rank_environment(
+        group, world, local_rank, attempt=attempt, restarts=restarts, error_file=f"{directory}/error.json",
+        visible_devices=shared.get("CUDA_VISIBLE_DEVICES"),
     )  # fmt: skip
+    env = {**shared, **own}
     for name, value in group.env.items():
-        if "${" in value and name not in CONTRACT:
+        if "${" in value and name not in CONTRACT and name not in own:
             env[name] = substitute(value, env)
     return WorkerPlan(
         argv=tuple(substitute(word, env) for word in group.command),
