@@ -260,9 +260,8 @@ def rank_environment(
         if visible_devices:
             devices = [device.strip() for device in visible_devices.split(",")]
             if local_rank >= len(devices):
-                raise ValueError(
-                    f"virtual_local_rank: local rank {local_rank} has no device in CUDA_VISIBLE_DEVICES={visible_devices}"
-                )
+                where = f"CUDA_VISIBLE_DEVICES={visible_devices}"
+                raise ValueError(f"virtual_local_rank: local rank {local_rank} has no device in {where}")
             env["CUDA_VISIBLE_DEVICES"] = devices[local_rank]
         else:
             env["CUDA_VISIBLE_DEVICES"] = str(local_rank)
@@ -315,7 +314,8 @@ def worker_plan(
     """One worker's plan. ``shared`` is ``group_environment`` and ``world_environment`` together.
 
     ``command`` and ``cwd`` may name any variable that the worker will see. So may a value of the group's own ``env``,
-    but of that ``env`` only what stands above it; its own name means what was inherited (``PATH = "/opt/bin:${PATH}"``).
+    but of that ``env`` only what stands above it; its own name means what was inherited
+    (``PATH = "/opt/bin:${PATH}"``).
     Raises ``ValueError`` as ``rank_environment`` does.
     """
     directory = f"{group.logs.dir}/{group.name}/{daemon.run_id}/attempt_{attempt}/{local_rank}"
