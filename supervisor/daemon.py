@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import hashlib
 import os
@@ -45,6 +46,7 @@ from supervisor.plan import (
 from supervisor.report import listen
 from supervisor.report.counts import Counts
 from supervisor.report.log import Records, resolve_format
+from supervisor.report.together import Together
 from supervisor.runtime import Runtime
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -100,7 +102,7 @@ class Daemon:
         plan = self._plan
         with self._consoles() as (out, err):
             self._records = Records(
-                partial(out.write, urgent=True),
+                self._lines.add,
                 service=plan.name,
                 host=plan.node_id,
                 run_id=plan.run_id,
@@ -287,9 +289,11 @@ class Daemon:
     def _consoles(self) -> Iterator[tuple[Console, Console]]:
         out = Console(1, mark=self._mark, on_dropped=self._records_dropped)
         err = out if os.path.sameopenfile(1, 2) else Console(2)
+        self._lines = Together(partial(out.write, urgent=True), asyncio.get_running_loop().call_soon)
         try:
             yield out, err
         finally:
+            self._lines.flush()
             for console in {id(out): out, id(err): err}.values():
                 console.flush(FAREWELL)
                 console.close()

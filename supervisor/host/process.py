@@ -14,7 +14,7 @@ import resource
 import select
 import signal as signals
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -31,7 +31,7 @@ from supervisor.core.messages import (
 )
 from supervisor.host.containment import MARK, Sessions, Tree
 from supervisor.host.proc import NOT_CONTINUED, OUT_OF_REACH, Process, open_proved, send
-from supervisor.host.spawn import Identity, NotStarted, not_started, spawn
+from supervisor.host.spawn import Identity, NotStarted, Spawner, not_started
 from supervisor.plan import Reach, WorkerPlan
 
 SLICE = 0.003
@@ -42,6 +42,10 @@ EXITS_A_TURN = 32
 
 GRACE = 0.02
 """Seconds that what a worker leaves behind has to end by itself, as Python's resource tracker does."""
+
+CROWD = 32
+CROWD_LEAVES = 0.1
+"""With more workers than that, so many seconds pass before those still there are searched for descendants elsewhere."""
 
 _REST = 4.0  # a look may cost a millisecond with thousands of children: at most a fifth of the time goes there
 _SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})  # the last: of epoll's watches
@@ -121,6 +125,8 @@ class Processes:
         self._post = post
         self._output = output
         self._containment = containment
+        self._spawner = Spawner(containment.leave_alone)
+        self.many_descriptors = self._spawner.many_descriptors
         self._queue: deque[tuple[str, Worker, Callable[[], WorkerPlan]]] = deque()
         self._asked = asyncio.Event()
         self._runs: dict[tuple[str, Worker], _Run] = {}
@@ -202,7 +208,8 @@ class Processes:
 
     def _spawn_attached(self, run: _Run, plan: WorkerPlan, identity: Identity) -> None:
         ends = run.attached
-        pid = spawn(plan, {MARK: run.tree.mark, **plan.env}, identity, ends.stdin, ends.stdout, ends.stderr)
+        env = {**plan.env, MARK: run.tree.mark}
+        pid = self._spawner.spawn(plan, env, identity, ends.stdin, ends.stdout, ends.stderr)
         try:
             self._watch(run, os.pidfd_open(pid))
         except OSError as error:
@@ -333,7 +340,7 @@ class Processes:
         leader is reached in any case. Workers that are gone, or not started, are passed over.
         """
         led: list[_Run] = []
-        scattered: set[Tree] = set()
+        scattered: list[_Run] = []
         for worker in workers:
             run = self._runs.get((group, worker))
             if run is None:
@@ -342,14 +349,21 @@ class Processes:
                 _send_led(run, signal, reach)
                 led.append(run)
             if reach == "tree" or run.tree.leader_reaped:
-                scattered.add(run.tree)
+                scattered.append(run)
                 run.killed = run.killed or signal == signals.SIGKILL
         if signal not in NOT_CONTINUED:
             for run in led:
                 _send_led(run, signals.SIGCONT, reach)
         if scattered:
-            reached = {run.tree for run in led}
-            self._loop.call_soon(self._in_slices, partial(self._containment.pursue, scattered, signal, reached))
+            # A walk over /proc costs as much as ending a crowd does: first let those go who needed no more than this.
+            after = CROWD_LEAVES if len(scattered) > CROWD else 0.0
+            self._loop.call_later(after, self._pursue, scattered, signal, {run.tree for run in led})
+
+    def _pursue(self, runs: Sequence[_Run], signal: int, reached: Set[Tree]) -> None:
+        """Signal what is alive of these outside the process groups of ``reached``."""
+        trees = {run.tree for run in runs if self._runs.get((run.group, run.worker)) is run}
+        if trees:
+            self._in_slices(partial(self._containment.pursue, trees, signal, reached & trees))
 
     def _in_slices(self, work: Callable[[], Iterator[None]], steps: Iterator[None] | None = None) -> None:
         """Do the work, letting the loop turn after every ``SLICE`` seconds; from the beginning if it fails for want."""
@@ -377,6 +391,7 @@ class Processes:
                 self._forget_pidfd(run)
             self._containment.close(run.tree)
             run.attached.close()
+        self._spawner.close()
         self._runs.clear()
         self._ended.clear()
         self._watched.clear()
