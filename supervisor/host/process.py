@@ -14,7 +14,7 @@ import resource
 import select
 import signal as signals
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -31,7 +31,7 @@ from supervisor.core.messages import (
 )
 from supervisor.host.containment import MARK, Sessions, Tree
 from supervisor.host.proc import NOT_CONTINUED, OUT_OF_REACH, Process, open_proved, send
-from supervisor.host.spawn import Identity, NotStarted, Spawner, not_started
+from supervisor.host.spawn import Identity, NotStarted, not_started, spawn
 from supervisor.plan import Reach, WorkerPlan
 
 SLICE = 0.003
@@ -125,8 +125,6 @@ class Processes:
         self._post = post
         self._output = output
         self._containment = containment
-        self._spawner = Spawner(containment.leave_alone)
-        self.many_descriptors = self._spawner.many_descriptors
         self._queue: deque[tuple[str, Worker, Callable[[], WorkerPlan]]] = deque()
         self._asked = asyncio.Event()
         self._runs: dict[tuple[str, Worker], _Run] = {}
@@ -208,8 +206,7 @@ class Processes:
 
     def _spawn_attached(self, run: _Run, plan: WorkerPlan, identity: Identity) -> None:
         ends = run.attached
-        env = {**plan.env, MARK: run.tree.mark}
-        pid = self._spawner.spawn(plan, env, identity, ends.stdin, ends.stdout, ends.stderr)
+        pid = spawn(plan, {**plan.env, MARK: run.tree.mark}, identity, ends.stdin, ends.stdout, ends.stderr)
         try:
             self._watch(run, os.pidfd_open(pid))
         except OSError as error:
@@ -359,11 +356,11 @@ class Processes:
             after = CROWD_LEAVES if len(scattered) > CROWD else 0.0
             self._loop.call_later(after, self._pursue, scattered, signal, {run.tree for run in led})
 
-    def _pursue(self, runs: Sequence[_Run], signal: int, reached: Set[Tree]) -> None:
+    def _pursue(self, runs: Sequence[_Run], signal: int, reached: Collection[Tree]) -> None:
         """Signal what is alive of these outside the process groups of ``reached``."""
         trees = {run.tree for run in runs if self._runs.get((run.group, run.worker)) is run}
         if trees:
-            self._in_slices(partial(self._containment.pursue, trees, signal, reached & trees))
+            self._in_slices(partial(self._containment.pursue, trees, signal, reached))
 
     def _in_slices(self, work: Callable[[], Iterator[None]], steps: Iterator[None] | None = None) -> None:
         """Do the work, letting the loop turn after every ``SLICE`` seconds; from the beginning if it fails for want."""
@@ -391,7 +388,6 @@ class Processes:
                 self._forget_pidfd(run)
             self._containment.close(run.tree)
             run.attached.close()
-        self._spawner.close()
         self._runs.clear()
         self._ended.clear()
         self._watched.clear()
