@@ -6,10 +6,11 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from supervisor import __version__
-from supervisor.errors import USAGE, ConfigError, RankdError
+from supervisor.errors import BUG, USAGE, ConfigError, RankdError
 
 VERBS = ("run", "check", "schema")
 """Each is a module of ``supervisor.cli`` with HELP, ``add_arguments(parser)`` and ``main(arguments) -> exit code``."""
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = [word for word in words[:1] if word in VERBS] or VERBS
     for name in asked:
         module = importlib.import_module(f"supervisor.cli.{name}")
-        verb = verbs.add_parser(name, help=module.HELP, description=module.__doc__)
+        verb = verbs.add_parser(name, help=module.HELP, description=module.HELP.capitalize() + ".")
         module.add_arguments(verb)
         verb.set_defaults(main=module.main)
     arguments = parser.parse_args(words)
@@ -44,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except BrokenPipeError:
         return 1
+    except Exception:  # noqa: BLE001 - said for what it is, with the code for it
+        sys.stderr.write("rankd: a bug in rankd itself:\n")
+        traceback.print_exc()
+        return BUG
 
 
 def complain(error: RankdError) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -51,8 +52,14 @@ from supervisor.runtime import Runtime
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 MASTER_ADDR = "127.0.0.1"
-FAREWELL = 2.0
-"""Seconds that the last records may take to be written to a console that is slow."""
+FAREWELL = 0.4
+"""Seconds that the last records may take to be written to each console, if it is slow."""
+
+ONE_REQUEST = 1.0
+"""Seconds within which several signals are one request to stop."""
+
+LAST_WAIT = 5.0
+"""Seconds that killed workers may take to be gone when a bug ends us."""
 
 
 class Unusable(RankdError):
@@ -64,6 +71,7 @@ class Unusable(RankdError):
 def run(plan: DaemonPlan) -> int:
     """Supervise until the end; returns the exit code. Raises ``RankdError`` before any worker has been started."""
     signals.hold(STOP_SIGNALS)
+    _open_standard_streams()
     seal_inherited_fds()
     _make_directories(plan)
     with ExitStack() as stack:
@@ -88,13 +96,11 @@ class Daemon:
         self._began_at = clock.now()
         self._notifier = systemd.Notifier.from_environment(os.environ)
         self._watchdog_every = systemd.watchdog_interval(os.environ, os.getpid())
-        self._format = resolve_format(
-            plan.log_format, journal=systemd.is_journal(os.environ, 1), tty=sys.stdout.isatty()
-        )
+        self._format = resolve_format(plan.log_format, journal=systemd.is_journal(os.environ, 1), tty=os.isatty(1))
         self._shared = {name: group_environment(plan, group, os.environ) for name, group in plan.groups.items()}
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
         self._claims: dict[str, PortClaim] = {}
-        self._stops_heard = 0
+        self._stop_heard_at: float | None = None
         self._is_up = False
 
     async def main(self) -> int:
@@ -108,7 +114,7 @@ class Daemon:
                 run_id=plan.run_id,
                 level=plan.log_level,
                 format=self._format,
-                colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ,
+                colour=os.isatty(1) and "NO_COLOR" not in os.environ,
             )
             self._counts = Counts()
             self._ending = anyio.Event()
@@ -122,7 +128,7 @@ class Daemon:
             self._processes = Processes(self._post, output, containment)
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
             try:
-                with _many_descriptors(), signals.signal_door(self._on_signals()):
+                with _many_descriptors() as self._processes.descriptors, signals.signal_door(self._on_signals()):
                     await self._supervise()
             finally:
                 self._runtime.close()
@@ -166,6 +172,18 @@ class Daemon:
     # ---- the life of the daemon
 
     async def _supervise(self) -> None:
+        """Until everything is over; if that is for a bug of ours, not before every worker has been killed."""
+        asyncio.get_running_loop().set_exception_handler(self._callback_failed)
+        try:
+            await self._live()
+        except Exception as bug:  # noqa: BLE001 - whatever it is, no worker must outlive us for it
+            self._runtime.fail(bug)
+        if self._runtime.bug is not None:
+            self._processes.kill_all()
+            with anyio.move_on_after(LAST_WAIT):
+                await self._processes.all_gone()
+
+    async def _live(self) -> None:
         runtime = self._runtime
         self._tell(
             events.daemon_started(
@@ -185,8 +203,6 @@ class Daemon:
             self._come_up()  # a job may be over before it was; systemd calls it failed if it never hears READY
             self._ending.set()
             self._notifier.stopping(self._status_line())
-            if runtime.bug is not None:
-                self._end_all()
             tasks.cancel_scope.cancel()
 
     async def _serve_health(self) -> None:
@@ -195,7 +211,10 @@ class Daemon:
         await self._processes.idle.wait()
         addresses: list[str] = []
         if self._listeners:
-            http = await anyio.to_thread.run_sync(_load_http)
+            try:
+                http = await anyio.to_thread.run_sync(_load_http)
+            except RuntimeError:  # no thread to be had: the loop must wait, then
+                http = _load_http()
             listener = http(
                 self._runtime.snapshot,
                 self._counts,
@@ -238,12 +257,6 @@ class Daemon:
             clock.now(),
         )
 
-    def _end_all(self) -> None:
-        """Our own machine is broken: nothing is left but to kill every worker."""
-        for name, group in self._runtime.state.groups.items():
-            workers = [slot.worker for slot in group.live.values() if slot.pid is not None]
-            self._processes.signal(name, workers, signal.SIGKILL, "tree")
-
     def _last_words(self) -> int:
         state, bug = self._runtime.state, self._runtime.bug
         if bug is not None:
@@ -270,10 +283,23 @@ class Daemon:
         return callbacks
 
     def _asked_to_end(self, number: int) -> None:
-        """The first signal stops in order, a second one without waiting for what ignores SIGTERM."""
-        self._stops_heard += 1
-        name = signal.Signals(number).name
-        self._runtime.arrive(EndRequested(name, hurry=self._stops_heard > 1))
+        """The first signal stops in order, one that comes later without waiting for what ignores SIGTERM.
+
+        Later, because one request may come as several signals: a session's end is SIGTERM and SIGHUP, and a wrapper
+        forwards a Ctrl-C that we have heard ourselves.
+        """
+        now = clock.now()
+        hurry = self._stop_heard_at is not None and now - self._stop_heard_at >= ONE_REQUEST
+        self._stop_heard_at = self._stop_heard_at or now
+        self._runtime.arrive(EndRequested(signal.Signals(number).name, hurry=hurry and number != signal.SIGHUP))
+
+    def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception that nobody awaits. In a callback of the loop it is one of our doors that is broken."""
+        error = context.get("exception")
+        if isinstance(error, Exception) and "handle" in context:
+            self._runtime.fail(error)
+        else:
+            loop.default_exception_handler(context)
 
     def _hung_up(self) -> None:
         """With a terminal: it is gone, and we go as well. Without: somebody expects a daemon to reload."""
@@ -341,6 +367,16 @@ def _load_http() -> type:
     return HealthListener
 
 
+def _open_standard_streams() -> None:
+    """Descriptors 0 to 2 are open: a closed one (``>&-``) would be the number of the next socket."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, so just this one
+            os.set_inheritable(fd, True)
+
+
 def _make_directories(plan: DaemonPlan) -> None:
     for path, mode in ((plan.state_dir, 0o755), (plan.runtime_dir, 0o700)):
         try:
@@ -350,12 +386,15 @@ def _make_directories(plan: DaemonPlan) -> None:
 
 
 @contextmanager
-def _many_descriptors() -> Iterator[None]:
-    """A pidfd and up to four descriptors a worker: as many as the hard limit allows."""
+def _many_descriptors() -> Iterator[tuple[int, int]]:
+    """A pidfd and up to four descriptors a worker: as many as the hard limit allows. Yields the usual limits.
+
+    They are what workers get: programs that use select(2), or close all they may have, want a low soft limit.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        yield
+        yield soft, hard
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -371,5 +410,7 @@ def _last_attempt(directory: str) -> int:
         names = os.listdir(directory)
     except FileNotFoundError:
         return -1
+    except OSError as error:
+        raise Unusable(f"{directory}: cannot see which attempts have logs: {error.strerror}") from error
     numbers = [int(name[8:]) for name in names if name.startswith("attempt_") and name[8:].isdigit()]
     return max(numbers, default=-1)

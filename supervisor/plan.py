@@ -187,7 +187,9 @@ def single_host_world(group: GroupPlan, round: int, master_addr: str, master_por
 
 
 NEVER_INHERITED = frozenset(
-    {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES",
+    {"STATE_DIRECTORY", "RUNTIME_DIRECTORY", "LOGS_DIRECTORY", "CACHE_DIRECTORY", "CONFIGURATION_DIRECTORY",
+     "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID",
+     "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES",
      "JOURNAL_STREAM", "INVOCATION_ID", "MAINPID", "MANAGERPID", "SYSTEMD_EXEC_PID", "CREDENTIALS_DIRECTORY"}
 )  # fmt: skip
 """What systemd tells the daemon about the daemon (sd_notify(3), sd_listen_fds(3), systemd.exec(5))."""
@@ -260,8 +262,8 @@ def rank_environment(
         if visible_devices:
             devices = [device.strip() for device in visible_devices.split(",")]
             if local_rank >= len(devices):
-                where = f"CUDA_VISIBLE_DEVICES={visible_devices}"
-                raise ValueError(f"virtual_local_rank: local rank {local_rank} has no device in {where}")
+                names = f"CUDA_VISIBLE_DEVICES names {len(devices)}"
+                raise ValueError(f"virtual_local_rank: local rank {local_rank} has no device, {names}")
             env["CUDA_VISIBLE_DEVICES"] = devices[local_rank]
         else:
             env["CUDA_VISIBLE_DEVICES"] = str(local_rank)

@@ -87,12 +87,16 @@ class Runtime:
             if _outline(before) != _outline(self.state):
                 self._notice()
         except Exception as bug:  # noqa: BLE001 - whatever it is, the daemon kills its workers and ends with it
-            self.bug = bug
-            self.over.set()
+            self.fail(bug)
         finally:
             self._busy = False
         if self.state.over:
             self.over.set()
+
+    def fail(self, bug: BaseException) -> None:
+        """Something of ours is broken: take no more arrivals and let the daemon end."""
+        self.bug = self.bug or bug
+        self.over.set()
 
     def snapshot(self, *, workers: bool = True) -> health.Snapshot:
         """How everything stands at this instant."""

@@ -7,6 +7,7 @@ import grp
 import os
 import pwd
 from collections.abc import Callable, Mapping
+from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 from supervisor import values
@@ -87,8 +88,24 @@ def _group(
         virtual_local_rank=group.virtual_local_rank,
         master_port=group.master_port,
         restart=_restart(name, group.restart, mistakes),
-        stop=StopRules(tuple(Rung(rung.signal, rung.wait) for rung in group.stop.ladder), group.stop.scope),
+        stop=StopRules(_ladder(group.stop), group.stop.scope),
     )
+
+
+LAST_WAIT = 10.0
+"""Seconds that a SIGKILL nobody wrote may take."""
+
+
+def _ladder(stop: tables.Stop) -> tuple[Rung, ...]:
+    """The rungs as written, and SIGKILL at the end if it is not there: nothing less is sure to end a worker.
+
+    Its wait is a second at least. What dies at once needs some time to be gone, and is not to be called unkillable.
+    """
+    rungs = [Rung(rung.signal, rung.wait) for rung in stop.ladder]
+    if rungs[-1].signal != SIGKILL:
+        rungs.append(Rung(SIGKILL, LAST_WAIT))
+    rungs[-1] = Rung(SIGKILL, max(rungs[-1].wait, 1.0))
+    return tuple(rungs)
 
 
 def _workers(name: str, group: tables.Group, environ: Mapping[str, str], mistakes: Mistakes) -> int:

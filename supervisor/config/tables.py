@@ -156,7 +156,7 @@ class Stop(Table):
 
     ladder: Annotated[list[Rung], Field(min_length=1)] = key(
         [{"signal": "SIGTERM", "wait": "30s"}, {"signal": "SIGKILL", "wait": "10s"}],
-        "Signals, one after the other, each with the time to wait for its effect.",
+        "Signals, one after the other, each with the time to wait for its effect; SIGKILL comes last, written or not.",
     )
     scope: Reach = key(
         "tree", "Whom the signals reach: tree: all descendants, group: the process group, leader: the worker alone."

@@ -72,7 +72,9 @@ def _by(group: Group, status: ExitStatus) -> By:
 def _ended_well(turn: Turn) -> None:
     """One worker is done. What follows when all are is decided when the last is gone: see ``worker_gone``."""
     group = turn.group
-    turn.set(well=group.well + 1, ready_at=group.ready_at if group.ready else None)
+    turn.set(well=group.well + 1)
+    if not group.ready:
+        turn.set(ready_at=None, why="no worker runs any more")
     settle_start(turn)
 
 

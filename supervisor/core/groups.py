@@ -24,7 +24,7 @@ from supervisor.core.messages import (
 )
 from supervisor.core.order import Standing
 from supervisor.core.state import Group, Phase
-from supervisor.plan import DaemonPlan
+from supervisor.plan import Condition, DaemonPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ class DrainOver:
 
     at: float
 
+
+_TO_BE: Mapping[Condition, str] = {"started": "be started", "ready": "be ready", "succeeded": "succeed"}
 
 Arrival = Of | EndRequested | Begun | DrainOver
 
@@ -116,7 +118,12 @@ class _Round:
         self.events.extend(outcome.events)
         self.state = self.state._replace(groups={**self.state.groups, name: after})
         verdict = after.verdict
-        if verdict is not None and verdict.outcome == "failed" and after.plan.required:
+        if (
+            verdict is not None
+            and verdict is not before.verdict
+            and verdict.outcome == "failed"
+            and after.plan.required
+        ):
             self.state = self.state._replace(first_failed=self.state.first_failed or name)
         return (before.phase, before.ready_at, before.verdict) != (after.phase, after.ready_at, after.verdict)
 
@@ -172,7 +179,8 @@ def _end(round: _Round, reason: str, hurry: bool) -> None:
     state = round.state
     match state.stage:
         case "starting" | "running":
-            round.state = state._replace(why=reason)
+            # What failed before has been told; the stop that was asked for is judged by how it goes from here.
+            round.state = state._replace(why=reason, first_failed=None)
             delay = state.plan.drain_delay
             if delay and not hurry:
                 at = round.now + delay
@@ -225,7 +233,10 @@ def _start_some(round: _Round) -> bool:
         verdict, other = order.may_start(group.plan.depends_on, standings)
         if verdict == "met":
             changed |= round.feed(name, StartRequested())
-        elif verdict == "lost":
+        elif verdict == "pending":
+            why = f"waits for {other} to {_TO_BE[group.plan.depends_on[other]]}"
+            round.state = round.state._replace(groups={**round.state.groups, name: group._replace(why=why)})
+        else:
             finished = round.state.groups[other].verdict
             reason = f"has {finished.outcome}" if finished is not None else "has finished"
             changed |= round.feed(name, DependencyLost(other, reason))

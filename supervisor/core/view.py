@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from supervisor.core import restarts
 from supervisor.core.events import signal_name
 from supervisor.core.groups import Groups
 from supervisor.core.health import FailureView, GroupView, Snapshot, WorkerView
 from supervisor.core.state import Ended, Group, Phase, Slot
+
+_QUOTED = re.compile(r"'[^']*'")
 
 
 def snapshot(state: Groups, now: float, *, workers: bool = True) -> Snapshot:
@@ -35,7 +39,7 @@ def group_view(group: Group, now: float, *, workers: bool = True) -> GroupView:
         ready=group.is_ready,
         was_ready=group.was_ready,
         succeeded=group.verdict is not None and group.verdict.outcome == "succeeded",
-        why=group.why,
+        why=_public(group.why),
         next=next_words,
         next_at=next_at,
         round=group.world.round if group.world else 0,
@@ -45,7 +49,7 @@ def group_view(group: Group, now: float, *, workers: bool = True) -> GroupView:
             at=failure.at,
             attempt=failure.attempt,
             rank=failure.rank,
-            reason=failure.reason,
+            reason=_public(failure.reason),
             exit_code=failure.status.code if failure.status else failure.exit_code,
             signal=signal_name(failure.status.signal) if failure.status and failure.status.signal else None,
         ),
@@ -98,3 +102,8 @@ def _past(group: Group, ended: Ended) -> str:
     if ended.success:
         return "succeeded"
     return "stopped" if ended.by == "daemon" else "failed"
+
+
+def _public(words: str) -> str:
+    """Without what stands in quotes: commands, folders and names of the user's are for records, not for probes."""
+    return _QUOTED.sub("...", words)

@@ -120,6 +120,8 @@ class Processes:
 
     def __init__(self, post: Callable[[str, Input], None], output: OutputDoor, containment: Sessions) -> None:
         """``post`` is given a group's name and an input for it."""
+        self.descriptors: tuple[int, int] | None = None
+        """RLIMIT_NOFILE for workers, soft and hard, where ours is another; set right after the spawn (prlimit(2))."""
         self.idle = asyncio.Event()
         """Set while ``run`` has nothing to start."""
         self._post = post
@@ -127,6 +129,7 @@ class Processes:
         self._containment = containment
         self._queue: deque[tuple[str, Worker, Callable[[], WorkerPlan]]] = deque()
         self._asked = asyncio.Event()
+        self._emptied = asyncio.Event()
         self._runs: dict[tuple[str, Worker], _Run] = {}
         self._ended: dict[Tree, _Run] = {}
         self._looking: asyncio.Handle | None = None
@@ -214,6 +217,9 @@ class Processes:
             os.waitpid(pid, 0)
             raise not_started(f"'{plan.argv[0]}' cannot be watched", error) from error
         self._containment.spawned(run.tree, pid)
+        if self.descriptors is not None:
+            with suppress(OSError):  # it has ended already, or given itself other rights
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, self.descriptors)
 
     # ---- ending
 
@@ -323,6 +329,8 @@ class Processes:
             del self._watched[run.pidfd]
             self._forget_pidfd(run)
         del self._runs[run.group, run.worker]
+        if not self._runs:
+            self._emptied.set()
         self._containment.close(run.tree)
         run.attached.close()
         self._post(run.group, WorkerGone(run.worker))
@@ -375,6 +383,18 @@ class Processes:
             if error.errno not in _SHORTAGE:
                 raise
             self._loop.call_later(_SHORT_FOR, self._in_slices, work)
+
+    def kill_all(self) -> None:
+        """Start nothing more, and send SIGKILL to every worker's whole tree, whoever's it is."""
+        self._queue.clear()
+        for group, worker in list(self._runs):
+            self.signal(group, (worker,), signals.SIGKILL, "tree")
+
+    async def all_gone(self) -> None:
+        """Returns when no worker is left."""
+        while self._runs:
+            self._emptied.clear()
+            await self._emptied.wait()
 
     def close(self) -> None:
         """Watch no more, and close what is open. Workers that are still there are left alone."""

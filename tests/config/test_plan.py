@@ -110,7 +110,7 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
         restart=RestartRules(
             "always", "worker", 7, 3600.0, Backoff(1.0, 3.0, 120.0, 0.0), 0.0, frozenset({3, 4}), frozenset({0, 143})
         ),
-        stop=StopRules((Rung(2, 2.0), Rung(9, 0.0)), "leader"),
+        stop=StopRules((Rung(2, 2.0), Rung(9, 1.0)), "leader"),
     )
     a = GroupPlan(
         name="a", command=("true",), workers=1, role="a", cwd="${HOME}/job", logs=LogRules(f"{tmp_path}/state/logs")

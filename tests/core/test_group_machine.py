@@ -176,7 +176,13 @@ class Histories(RuleBasedStateMachine):
     @rule(hurry=st.booleans(), certain=st.integers(0, 3))
     def the_daemon_is_told_to_stop(self, hurry: bool, certain: int) -> None:
         if certain == 0:
-            self.host.arrive(EndRequested("SIGTERM", hurry))
+            self.asked_to_end(hurry)
+
+    def asked_to_end(self, hurry: bool = False) -> None:
+        """What fails from here on counts for the exit code; what failed before has been told."""
+        if self.host.state.stage in ("starting", "running"):
+            self.first_failed = None
+        self.host.arrive(EndRequested("SIGTERM", hurry))
 
     # ---- what comes too late
 
@@ -334,7 +340,7 @@ class Histories(RuleBasedStateMachine):
         plan = self.host.plan
         ladders = sum(rung.wait for group in plan.groups.values() for rung in group.stop.ladder)
         asked_at = self.host.now
-        self.host.arrive(EndRequested("SIGTERM"))
+        self.asked_to_end()
         self.host.settle(until=asked_at + plan.drain_delay + ladders)
         assert self.host.state.over
         assert not self.host.timers

@@ -163,7 +163,7 @@ def test_a_virtual_local_rank_is_zero_with_one_visible_device() -> None:
 
 
 def test_a_list_of_devices_that_is_too_short_is_refused_as_torch_does() -> None:
-    with pytest.raises(ValueError, match=r"local rank 2 has no device in CUDA_VISIBLE_DEVICES=4,5"):
+    with pytest.raises(ValueError, match=r"local rank 2 has no device, CUDA_VISIBLE_DEVICES names 2"):
         planned(group(workers=3, virtual_local_rank=True), 2, {"CUDA_VISIBLE_DEVICES": "4,5"})
 
 

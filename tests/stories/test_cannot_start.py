@@ -18,7 +18,8 @@ def test_a_command_that_is_not_found_is_not_retried() -> None:
         (0.1, not_started(0, "permanent", "'tarin.py': no such file", exit_code=127), "",
          "worker.failed rank=0 root_cause=true exit_code=127; group.failed exit_code=127"),
     )  # fmt: skip
-    assert story.view.why == "rank 0: 'tarin.py': no such file; not restarted: it can never start"
+    assert story["job"].why == "rank 0: 'tarin.py': no such file; not restarted: it can never start"
+    assert story.view.why == "rank 0: ...: no such file; not restarted: it can never start"  # probes are public
     assert [worker.state for worker in story.view.workers] == ["failed"]
     assert story.state.exit_code == 127
 
