@@ -140,14 +140,13 @@ def begin(plan: DaemonPlan, seeds: Mapping[str, int], last_attempts: Mapping[str
 
 
 def standing(group: Group) -> Standing:
-    phase, verdict = group.phase, group.verdict
+    verdict = group.verdict
     return Standing(
-        phase is Phase.WAITING,
-        group.was_started,
-        group.is_ready,
-        group.was_ready,
-        phase is Phase.FINISHED,
-        verdict is not None and verdict.outcome == "succeeded",
+        was_started=group.was_started,
+        ready=group.is_ready,
+        was_ready=group.was_ready,
+        finished=group.phase is Phase.FINISHED,
+        succeeded=verdict is not None and verdict.outcome == "succeeded",
     )
 
 

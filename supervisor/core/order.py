@@ -11,7 +11,6 @@ from supervisor.plan import Condition, GroupPlan
 class Standing(NamedTuple):
     """As much of a group as its neighbours need to know. ``finished`` includes a group that never ran."""
 
-    waiting: bool = False
     was_started: bool = False
     ready: bool = False
     was_ready: bool = False

@@ -22,10 +22,7 @@ def begin_attempt(turn: Turn, why: str) -> None:
     group = turn.group
     assert not group.live
     attempt = group.attempt + 1
-    turn.enter(
-        Phase.STARTING, why, attempt=attempt, begun_at=turn.now, world=None, ended=Ranks(), ready=0, well=0,
-        ready_at=None, after=None, climb=None, resume_at=None,
-    )  # fmt: skip
+    turn.enter(Phase.STARTING, why, attempt=attempt, begun_at=turn.now, world=None, ended=Ranks(), well=0)
     turn.events.append(events.group_starting(turn.now, group.plan.name, attempt, group.plan.workers))
     turn.effects.append(FormWorld(attempt))
 

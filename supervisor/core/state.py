@@ -147,9 +147,10 @@ class Group(NamedTuple):
 
     ``begun_at``: when it last set out to become ready. ``live``: slots by local rank. ``ended``: the last end of each
     rank of the present attempt. ``awaited``: how many starts have no answer yet; ``ready``: how many ranks are ready;
-    ``well``: how many have ended well and are not to run again. ``after``: what follows once nothing is live.
-    ``pauses``: instants at which single ranks restart (scope "worker"). ``strays``: the ladders of single workers that
-    left processes behind. ``unkillable``: ranks whose slot is held for good.
+    ``well``: how many have ended well and are not to run again. ``after`` and ``climb``: while it stops, what follows
+    once nothing is live, and where the ladder stands. ``resume_at``: while it backs off, until when. ``pauses``:
+    instants at which single ranks restart (scope "worker"). ``strays``: the ladders of single workers that left
+    processes behind. ``unkillable``: ranks whose slot is held for good.
     """
 
     plan: GroupPlan

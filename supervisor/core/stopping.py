@@ -40,19 +40,18 @@ def stop(turn: Turn, after: Again | Verdict, why: str) -> None:
     group = turn.group
     turn.effects.extend([CancelTimer(f"restart:{rank}") for rank in group.pauses])
     turn.effects.extend([CancelTimer(f"strays:{rank}") for rank in group.strays])
-    turn.set(after=after, pauses=Ranks(), strays=Ranks(), ready=0, ready_at=None)
+    turn.set(pauses=Ranks(), strays=Ranks(), ready=0, ready_at=None)
     if not group.live:
-        settle_stop(turn)
+        _go_on(turn, after)
         return
     rung = group.plan.stop.ladder[0]
     climb = Climb(0, turn.now + rung.wait)
-    turn.enter(Phase.STOPPING, why, climb=climb)
-    strays = group.strays
+    turn.enter(Phase.STOPPING, why, after=after, climb=climb)
     there = tuple(
         [
             slot.worker
             for slot in group.live.values()
-            if (slot.status is None and slot.pid is not None) or (strays and slot.worker.rank in strays)
+            if (slot.status is None and slot.pid is not None) or slot.worker.rank in group.strays
         ]
     )
     if there:
@@ -82,27 +81,27 @@ def climb_to(turn: Turn, to: int) -> None:
 
 
 def settle_stop(turn: Turn) -> None:
-    """Go on to what comes after a stop, once nothing is live."""
-    group = turn.group
-    if group.live:
-        return
-    if group.phase is Phase.STOPPING:
+    """A stop under way is over once nothing is live."""
+    after = turn.group.after
+    if after is not None and not turn.group.live:
         turn.effects.append(CancelTimer("ladder"))
-        turn.set(climb=None)
-    match group.after:
-        case Verdict() as verdict:
-            turn.finish(verdict)
+        _go_on(turn, after)
+
+
+def _go_on(turn: Turn, after: Again | Verdict) -> None:
+    group = turn.group
+    match after:
+        case Verdict():
+            turn.finish(after)
         case Again(pause, _, why) if pause:
             at = turn.now + pause
-            turn.enter(Phase.BACKING_OFF, why, resume_at=at, after=None)
+            turn.enter(Phase.BACKING_OFF, why, resume_at=at)
             turn.effects.append(SetTimer("backoff", at))
             turn.events.append(events.group_backing_off(turn.now, group.plan.name, group.attempt, pause, why))
         case Again(_, _, why):
             begin_attempt(turn, f"restart: {why}")
-        case None:
-            pass  # nobody is stopping it: it is starting, or has finished and what could not be killed has ended
         case _:
-            assert_never(group.after)
+            assert_never(after)
 
 
 def strays_found(turn: Turn, worker: Worker, processes: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, assert_never
 from supervisor.core import events
 from supervisor.core.events import Event, Who
 from supervisor.core.messages import Effect, SignalWorkers, Worker
-from supervisor.core.state import TRANSITIONS, Group, Phase, Slot, Verdict
+from supervisor.core.state import TRANSITIONS, Again, Climb, Group, Phase, Slot, Verdict
 from supervisor.plan import Rung
 
 
@@ -25,9 +25,15 @@ class Turn:
     def set(self, **changes: Any) -> None:
         self.group = self.group._replace(**changes)
 
-    def enter(self, phase: Phase, why: str, **changes: Any) -> None:
+    def enter(
+        self, phase: Phase, why: str, *, after: Again | Verdict | None = None, climb: Climb | None = None,
+        resume_at: float | None = None, **changes: Any,
+    ) -> None:  # fmt: skip
+        """Come into another phase. What only the last one waited for is forgotten."""
         assert phase in TRANSITIONS[self.group.phase], f"{self.group.phase} -> {phase}"
-        self.group = self.group._replace(phase=phase, since=self.now, why=why, **changes)
+        self.group = self.group._replace(
+            phase=phase, since=self.now, why=why, after=after, climb=climb, resume_at=resume_at, **changes
+        )
 
     def slot(self, worker: Worker) -> Slot | None:
         """The live slot of just this start of the worker; None for news from an earlier attempt."""
@@ -47,9 +53,7 @@ class Turn:
 
     def finish(self, verdict: Verdict) -> None:
         group = self.group
-        self.enter(
-            Phase.FINISHED, verdict.why, verdict=verdict, after=None, climb=None, resume_at=None, ready=0, ready_at=None
-        )
+        self.enter(Phase.FINISHED, verdict.why, verdict=verdict)
         name = group.plan.name
         match verdict.outcome:
             case "succeeded":

@@ -25,7 +25,7 @@ from supervisor.core.messages import (
 from supervisor.core.order import may_start
 from supervisor.core.state import Group, Phase
 from supervisor.plan import Backoff, Condition, DaemonPlan, GroupPlan, LogRules, RestartRules, Rung, StopRules
-from tests.core.host import Host
+from tests.core.host import Host, Obeys
 
 NAMES = ("a", "b", "c")
 
@@ -80,6 +80,7 @@ def plans(draw: st.DrawFn) -> DaemonPlan:
 
 
 pick = st.integers(0, 50)
+rarely = st.integers(0, 7).map(lambda number: number == 5)
 statuses = st.sampled_from(
     [*(ExitStatus(code) for code in (0, 0, 1, 3, 4)), *(ExitStatus(None, signal) for signal in (9, 11, 15))]
 )
@@ -103,38 +104,57 @@ class Histories(RuleBasedStateMachine):
     # ---- the host answers
 
     @precondition(lambda self: self.host.worlds)
-    @rule(refused=st.sampled_from(["", "", "", "no free port"]))
-    def a_world_is_answered(self, refused: str) -> None:
-        self.host.answer_world(refused)
+    @rule(refused=rarely)
+    def a_world_is_answered(self, refused: bool) -> None:
+        self.host.answer_world("no free port" if refused else "")
 
     @precondition(lambda self: self.host.asked)
-    @rule(obeys=st.sampled_from(["anything", "SIGKILL", "nothing"]), leaves_strays=st.booleans())
-    def a_worker_starts(self, obeys: str, leaves_strays: bool) -> None:
-        self.host.answer_start(obeys=obeys, leaves_strays=leaves_strays)  # type: ignore[arg-type]
+    @rule(obeys=st.sampled_from(["anything", "anything", "SIGKILL", "nothing"]), leaves_strays=st.booleans())
+    def a_worker_starts(self, obeys: Obeys, leaves_strays: bool) -> None:
+        self.host.answer_start(obeys=obeys, leaves_strays=leaves_strays)
+
+    @precondition(lambda self: self.host.asked or self.host.worlds)
+    @rule(leaves_strays=st.booleans())
+    def all_workers_start(self, leaves_strays: bool) -> None:
+        while self.host.worlds or self.host.asked:
+            if self.host.worlds:
+                self.host.answer_world()
+            else:
+                self.host.answer_start(leaves_strays=leaves_strays)
 
     @precondition(lambda self: self.host.asked)
-    @rule()
-    def all_workers_start(self) -> None:
-        while self.host.asked:
-            self.host.answer_start()
-
-    @precondition(lambda self: self.host.asked)
-    @rule(fault=st.sampled_from(["transient", "transient", "permanent"]))
-    def a_worker_cannot_start(self, fault: str) -> None:
-        self.host.refuse_start(fault)  # type: ignore[arg-type]
+    @rule(permanent=rarely)
+    def a_worker_cannot_start(self, permanent: bool) -> None:
+        self.host.refuse_start("permanent" if permanent else "transient")
 
     @precondition(lambda self: self.host.leaders())
-    @rule(which=pick, status=statuses)
-    def a_worker_exits(self, which: int, status: ExitStatus) -> None:
+    @rule(which=pick, status=statuses, then=st.sampled_from(["gone", "strays", "nothing yet"]))
+    def a_worker_exits(self, which: int, status: ExitStatus, then: str) -> None:
         keys = self.host.leaders()
-        self.host.exit(keys[which % len(keys)], status)
+        key = keys[which % len(keys)]
+        self.host.exit(key, status)
+        if then == "gone":
+            self.host.vanish(key)
+        elif then == "strays":
+            self.host.find_strays(key)
+
+    @precondition(lambda self: self.host.leaders())
+    @rule(gone=st.booleans())
+    def a_group_ends_well(self, gone: bool) -> None:
+        (name, _), *_ = self.host.leaders()
+        code = min(self.host.plan.groups[name].restart.success_exit_codes)
+        for key in [key for key in self.host.leaders() if key[0] == name]:
+            self.host.exit(key, ExitStatus(code))
+            if gone:
+                self.host.vanish(key)
 
     @precondition(lambda self: any(tree.leader_lives and tree.must_end for tree in self.host.trees.values()))
-    @rule(which=pick)
-    def a_worker_obeys(self, which: int) -> None:
-        keys = [key for key in self.host.leaders() if self.host.trees[key].must_end]
-        key = keys[which % len(keys)]
-        self.host.exit(key, ExitStatus(None, self.host.trees[key].signal))
+    @rule(gone=st.booleans())
+    def all_obey(self, gone: bool) -> None:
+        for key in [key for key in self.host.leaders() if self.host.trees[key].must_end]:
+            self.host.exit(key, ExitStatus(None, self.host.trees[key].signal))
+            if gone:
+                self.host.vanish(key)
 
     @precondition(lambda self: any(not self.host.trees[key].strays_told for key in self.host.remains()))
     @rule(which=pick)
@@ -161,25 +181,26 @@ class Histories(RuleBasedStateMachine):
 
     # ---- people
 
-    @rule(name=st.sampled_from(NAMES), hurry=st.booleans())
-    def somebody_stops_a_group(self, name: str, hurry: bool) -> None:
-        self.host.post(name, StopRequested("operator", hurry))
+    @rule(name=st.sampled_from(NAMES), hurry=st.booleans(), really=rarely)
+    def somebody_stops_a_group(self, name: str, hurry: bool, really: bool) -> None:
+        if really:
+            self.host.post(name, StopRequested("operator", hurry))
 
     @rule(name=st.sampled_from(NAMES))
     def somebody_starts_a_group(self, name: str) -> None:
         before = self.host.state.groups.get(name)
         self.host.post(name, StartRequested())
-        if before is not None and before.phase is not self.host.state.groups[name].phase:
-            self.restarts[name] = []
-            self.read_events()
+        if before is not None and before.attempt != self.host.state.groups[name].attempt:
+            self.restarts[name] = []  # a fresh budget
 
-    @rule(hurry=st.booleans(), certain=st.integers(0, 3))
-    def the_daemon_is_told_to_stop(self, hurry: bool, certain: int) -> None:
-        if certain == 0:
+    @rule(hurry=st.booleans(), really=rarely)
+    def the_daemon_is_told_to_stop(self, hurry: bool, really: bool) -> None:
+        if really:
             self.asked_to_end(hurry)
 
     def asked_to_end(self, hurry: bool = False) -> None:
         """What fails from here on counts for the exit code; what failed before has been told."""
+        self.read_events()
         if self.host.state.stage in ("starting", "running"):
             self.first_failed = None
         self.host.arrive(EndRequested("SIGTERM", hurry))
@@ -351,4 +372,4 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=150, stateful_step_count=40, derandomize=True)
+TestHistories.settings = settings(max_examples=200, stateful_step_count=50, derandomize=True)

@@ -87,6 +87,13 @@ def strays_beyond_the_last_rung(story: Story) -> Story:
     return told(story, due("strays:0"))
 
 
+def paused() -> Story:
+    """The pause before the second attempt is over."""
+    story = told(runs(1, rules(backoff=PAUSED)), exited(0, 1), gone(0))
+    story.now = story.timers["job", "backoff"]
+    return story
+
+
 STATES: dict[str, Callable[[], Story]] = {
     "waiting": lambda: Story(job(workers=2)),
     "starting, no world yet": begun,
@@ -133,6 +140,9 @@ STATES: dict[str, Callable[[], Story]] = {
         begun(restart=rules(backoff=PAUSED)), formed(), started(0), exited(0, 1), gone(0)
     ),
     "backing off": lambda: told(runs(1, rules(backoff=PAUSED)), exited(0, 1), gone(0)),
+    "starting after a pause": lambda: told(paused(), due("backoff"), formed()),
+    "stopping after a pause": lambda: told(paused(), due("backoff"), formed(), started(0), asked_to_stop()),
+    "stopped in a pause": lambda: told(paused(), asked_to_stop()),
     "backing off, no world": lambda: told(begun(), refused("no port")),
     "succeeded": lambda: runs(1).ends(1.0, 0),
     "failed": lambda: runs(1, rules(budget=0)).ends(1.0, 0, code=1),
@@ -148,8 +158,9 @@ TIMERS = (
 )  # fmt: skip
 
 
-def inputs(group: Group) -> Iterator[Input]:
-    """At least one of every kind, about everything that is and much that is not."""
+def inputs(story: Story) -> Iterator[Input]:
+    """At least one of every kind, about everything that is and much that is not, or not any more."""
+    group = story.group
     yield StartRequested()
     yield DependencyLost("other", "has failed")
     yield StopRequested("operator")
@@ -167,14 +178,8 @@ def inputs(group: Group) -> Iterator[Input]:
             yield WorkerExited(worker, status)
         yield StraysFound(worker, ("1 sh", "2 sh"))
         yield WorkerGone(worker)
-    for name, at in product(TIMERS, (*instants(group), -1.0, float("nan"), float("inf"))):
+    for name, at in product(TIMERS, (*story.instants, -1.0, float("nan"), float("inf"))):
         yield TimerFired(name, at)
-
-
-def instants(group: Group) -> set[float]:
-    """Those at which something of the group is due."""
-    climbs = [group.climb, *group.strays.values()]
-    return {climb.at for climb in climbs if climb} | set(group.pauses.values()) | {group.resume_at or 0.0}
 
 
 def is_old_news(group: Group, input: Input) -> bool:
@@ -192,7 +197,11 @@ def is_old_news(group: Group, input: Input) -> bool:
             slot = group.live.get(worker.rank)
             return slot is None or slot.worker != worker
         case TimerFired(name, at):
-            due_at = {"backoff": group.resume_at, "ladder": group.climb.at if group.climb else None}
+            due_at: dict[str, float | None] = {}
+            if group.phase is Phase.BACKING_OFF:
+                due_at["backoff"] = group.resume_at
+            if group.phase is Phase.STOPPING and group.climb is not None:
+                due_at["ladder"] = group.climb.at
             due_at |= {f"restart:{rank}": at for rank, at in group.pauses.items()}
             due_at |= {f"strays:{rank}": climb.at for rank, climb in group.strays.items()}
             return due_at.get(name) != at
@@ -205,7 +214,7 @@ def test_every_input_has_an_answer_and_old_news_changes_nothing(state: str) -> N
     story = STATES[state]()
     group = story.group
     before = repr(group)
-    for input, late in product(inputs(group), (0.0, 1000.0)):
+    for input, late in product(inputs(story), (0.0, 1000.0)):
         outcome = step(group, input, story.now + late)
         assert repr(group) == before, f"{input} has changed the state itself"
         phase = outcome.group.phase
@@ -219,7 +228,7 @@ def test_every_input_has_an_answer_and_old_news_changes_nothing(state: str) -> N
 
 
 def test_every_kind_of_input_is_among_them_and_every_phase() -> None:
-    assert {type(input) for input in inputs(runs().group)} == set(get_args(Input))
+    assert {type(input) for input in inputs(runs())} == set(get_args(Input))
     assert {make().group.phase for make in STATES.values()} == set(Phase)
 
 
@@ -229,7 +238,7 @@ def test_every_transition_happens_upon_every_input_that_it_names() -> None:
     for make in STATES.values():
         story = make()
         group = story.group
-        for input in inputs(group):
+        for input in inputs(story):
             after = step(group, input, story.now).group
             if after.phase is not group.phase or (after.attempt != group.attempt and after.world is None):
                 seen[group.phase].setdefault(after.phase, set()).add(type(input))

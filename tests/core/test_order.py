@@ -7,8 +7,7 @@ import pytest
 from supervisor.core.order import Prospect, Standing, may_start, may_stop, prospect
 from supervisor.plan import Condition, GroupPlan, LogRules
 
-WAITING = Standing(waiting=True)
-STARTING = Standing()
+NOT_YET = Standing()
 READY = Standing(was_started=True, ready=True, was_ready=True)
 DEGRADED = Standing(was_started=True, was_ready=True)
 SUCCEEDED = Standing(was_started=True, was_ready=True, finished=True, succeeded=True)
@@ -20,8 +19,7 @@ NEVER_RAN = Standing(finished=True)
 @pytest.mark.parametrize(
     ("standing", "started", "ready", "succeeded"),
     [
-        (WAITING, "pending", "pending", "pending"),
-        (STARTING, "pending", "pending", "pending"),
+        (NOT_YET, "pending", "pending", "pending"),
         (READY, "met", "met", "pending"),
         (DEGRADED, "met", "pending", "pending"),
         (SUCCEEDED, "met", "met", "met"),
@@ -51,7 +49,7 @@ def test_what_is_waited_for_is_there_or_may_come_or_never_will(
 def test_a_group_may_start_when_all_is_met_and_never_when_one_is_lost(
     depends_on: dict[str, Condition], verdict: tuple[Prospect, str]
 ) -> None:
-    standings = {"ready": READY, "done": SUCCEEDED, "starting": STARTING, "waiting": WAITING, "failed": FAILED}
+    standings = {"ready": READY, "done": SUCCEEDED, "starting": NOT_YET, "waiting": NOT_YET, "failed": FAILED}
     assert may_start(depends_on, standings) == verdict
 
 

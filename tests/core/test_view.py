@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from supervisor.core import view
-from supervisor.plan import Backoff, RestartRules
+from supervisor.plan import Backoff, RestartRules, Rung, StopRules
 from tests.stories.story import (
     Story,
     asked_to_stop,
@@ -88,6 +88,14 @@ def test_what_comes_next_and_when() -> None:
     assert (story.view.next, story.view.next_at) == ("starts attempt 1", 37.0)
     story.happen(37.0, due("backoff"))
     assert (story.view.next, story.view.next_at) == (None, None)
+
+
+def test_the_next_rung_is_named() -> None:
+    story = running(job(stop=StopRules((Rung(2, 5.0), Rung(15, 6.0), Rung(9, 7.0)))))
+    story.happen(1.0, asked_to_stop())
+    assert (story.view.next, story.view.next_at) == ("SIGTERM to what is left", 6.0)
+    story.happen(6.0, due("ladder"))
+    assert (story.view.next, story.view.next_at) == ("SIGKILL to what is left", 12.0)
 
 
 def test_the_next_rank_to_restart_is_the_one_whose_pause_ends_first() -> None:

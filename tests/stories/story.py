@@ -155,7 +155,10 @@ Row = tuple[float, Happening | Arrival, *tuple[str, ...]]
 
 
 class Story:
-    """The state so far. ``timers`` are those set and not cancelled; ``done`` and ``said`` what the last row led to."""
+    """The state so far. ``done`` and ``said``: what the last row led to.
+
+    ``timers``: those that are set. ``instants``: those for which any was ever set.
+    """
 
     def __init__(
         self, *jobs: GroupPlan, seed: int = 1, drain_delay: float = 0.0, when_done: str = "exit", attempt: int = -1
@@ -168,6 +171,7 @@ class Story:
         self.state: Groups = groups.begin(plan, dict.fromkeys(names, seed), dict.fromkeys(names, attempt), 0.0)
         self.now = 0.0
         self.timers: dict[tuple[str | None, str], float] = {}
+        self.instants: set[float] = set()
         self.done: list[tuple[str | None, Effect]] = []
         self.said: list[Event] = []
 
@@ -224,6 +228,7 @@ class Story:
             match effect:
                 case SetTimer(name, due):
                     self.timers[group, name] = due
+                    self.instants.add(due)
                 case CancelTimer(name):
                     self.timers.pop((group, name), None)
         for event in self.said:

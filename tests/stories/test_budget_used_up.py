@@ -21,6 +21,8 @@ def test_the_second_crash_is_one_too_many() -> None:
     assert story.over()
     assert story.state.exit_code == 4
     assert story.view.why == "rank 0 exited with code 4 after 0.9 s; not restarted: the one restart is used"
+    assert story.view.last_failure is not None
+    assert (story.view.last_failure.attempt, story.view.last_failure.exit_code) == (1, 4)
 
 
 def test_a_group_without_restarts_fails_at_the_first_crash_with_128_and_the_signal() -> None:

@@ -25,7 +25,7 @@ def test_from_the_beginning_to_the_second_success() -> None:
         (5.4, gone(0), "no timer ladder; form world 1", "group.starting attempt=1"),
         (5.4, formed(), "start 0#1 1#1 after 1", ""),
         (5.5, started(0), "", "worker.started attempt=1"),
-        (5.5, started(1), "", "worker.started attempt=1; group.started; group.ready"),
+        (5.5, started(1), "", "worker.started attempt=1; group.started duration_ms=100; group.ready duration_ms=100"),
         (9.0, exited(0), "", "worker.exited exit_code=0"),
         (9.0, gone(0)),
         (9.1, exited(1), "", "worker.exited exit_code=0"),

@@ -43,6 +43,18 @@ def test_always_pauses_before_it_starts_again() -> None:
     )
 
 
+def test_always_after_a_long_run_begins_with_the_first_pause_again() -> None:
+    rules = RestartRules(
+        policy="always", max_restarts=-1, reset_after=100.0, backoff=Backoff(initial=2.0, jitter=0.0)
+    )  # fmt: skip
+    story = running(job(restart=rules))
+    for at, pause in ((150.0, 2.0), (190.0, 4.0), (290.0, 8.0), (399.0, 2.0)):
+        story.ends(at, 0)
+        assert story.timers["job", "backoff"] == at + pause
+        story.happen(at + pause, due("backoff"))
+        story.runs(at + pause)
+
+
 def test_always_with_scope_worker_starts_each_again_as_it_ends() -> None:
     story = running(job(workers=2, restart=RestartRules(policy="always", scope="worker"))).tell(
         (1.0, exited(0), "", "worker.exited; group.restarting cause=finished rank=0; group.degraded"),

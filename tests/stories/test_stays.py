@@ -28,8 +28,9 @@ def test_a_stop_that_is_asked_for_is_a_success_whatever_had_failed() -> None:
 
 def test_a_finished_group_can_be_started_anew() -> None:
     story = running(job(), when_done="stay").ends(1.0, 0)
+    assert story.view.succeeded
     story.tell((2.0, asked_to_start(), "form world 1", "group.starting attempt=1"))
-    assert story.state.exit_code == 0
+    assert not story.state.groups["job"].verdict
 
 
 def test_nothing_is_started_anew_while_the_daemon_stops() -> None:

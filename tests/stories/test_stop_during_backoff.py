@@ -26,10 +26,13 @@ def test_a_timer_that_was_on_its_way_already_starts_nothing() -> None:
 
 
 def test_a_stop_that_comes_while_the_crashed_attempt_is_being_cleared_away_wins() -> None:
-    running(job(workers=2, restart=PAUSED)).tell(
+    story = running(job(workers=2, restart=PAUSED)).tell(
         (1.0, exited(0, code=1), "SIGTERM tree 1#0; timer ladder 31",
          "worker.exited; worker.failed; group.restarting; group.stopping"),
         (1.5, asked_to_stop("operator")),
+    )  # fmt: skip
+    assert story.view.why == "operator"
+    story.tell(
         (2.0, gone(0)),
         (2.0, exited(1), "", "worker.exited"),
         (2.0, gone(1), "no timer ladder", "group.stopped reason=operator"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from supervisor.core.state import Phase
-from supervisor.plan import RestartRules
+from supervisor.plan import RestartRules, Rung, StopRules
 from tests.stories.story import (
     Story,
     asked_to_stop,
@@ -61,13 +61,24 @@ def test_while_others_are_still_being_started() -> None:
 
 
 def test_a_stop_takes_them_along() -> None:
-    """Its ladder begins anew and ends their own, which has come to SIGKILL already."""
-    running(job(workers=2)).ends(0.5, 1).tell(
+    """Its ladder takes the place of their own. Rank 1 has just ended and needs no signal."""
+    running(job(workers=3)).tell(
         (1.0, exited(0), "", "worker.exited"),
         (1.0, strays(0, "4711 sleep"), "timer strays:0 31; SIGTERM tree 0#0", "worker.orphan_killed"),
-        (2.0, asked_to_stop(), "no timer strays:0; SIGTERM tree 0#0; timer ladder 32", "group.stopping workers=1"),
-        (3.0, gone(0), "no timer ladder", "group.stopped"),
+        (2.0, exited(1), "", "worker.exited"),
+        (2.0, asked_to_stop(), "no timer strays:0; SIGTERM tree 0#0 2#0; timer ladder 32", "group.stopping workers=2"),
     )
+
+
+def test_their_ladder_has_all_the_rungs_of_the_groups_own() -> None:
+    ladder = StopRules((Rung(2, 5.0), Rung(15, 6.0), Rung(9, 7.0)), scope="leader")
+    story = running(job(workers=2, stop=ladder)).tell(
+        (1.0, exited(0), "", "worker.exited"),
+        (2.0, strays(0, "4711 sleep"), "timer strays:0 7; SIGINT tree 0#0", "worker.orphan_killed signal=SIGINT"),
+        (7.0, due("strays:0"), "SIGTERM tree 0#0; timer strays:0 13", "worker.killed signal=SIGTERM"),
+        (13.0, due("strays:0"), "SIGKILL tree 0#0; timer strays:0 20", "worker.killed signal=SIGKILL"),
+    )
+    assert story.said[0].message == "rank 0 was still there after 12 s: sent SIGKILL"
 
 
 def test_when_they_cannot_be_killed_the_group_fails_and_stops() -> None:

@@ -45,6 +45,12 @@ def test_healthy_for_reset_after_does_not_give_back_a_budget_for_life() -> None:
     story.tell((901.0, exited(0, code=1), "timer ladder 931", "worker.exited; worker.failed; group.gave_up"))
 
 
+def test_healthy_for_less_than_reset_after_changes_nothing_however_late_it_is() -> None:
+    rules = RestartRules(max_restarts=1, window=3600.0, reset_after=100.0)
+    story = running(job(restart=rules)).ends(1000.0, 0, code=1).runs(1000.0)
+    story.tell((1099.0, exited(0, code=1), "timer ladder 1129", "worker.exited; worker.failed; group.gave_up"))
+
+
 def test_healthy_for_reset_after_the_backoff_starts_afresh() -> None:
     rules = RestartRules(max_restarts=-1, reset_after=100.0, backoff=Backoff(initial=1.0, jitter=0.0))
     story = running(job(restart=rules))
