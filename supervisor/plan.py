@@ -81,6 +81,36 @@ class LogRules:
     local_ranks_filter: frozenset[int] = frozenset()
 
 
+UNLIMITED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A resource limit (setrlimit(2)), which may be ``UNLIMITED``. None: rankd's own, but soft is never above hard."""
+
+    soft: int | None = None
+    hard: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the kernel grants a group's workers. None and empty: what it grants rankd.
+
+    ``rlimits`` by name: RLIMIT_NOFILE is "nofile". ``cpus``: one set for all workers, or one a local rank.
+    """
+
+    nice: int | None = None
+    oom_score_adj: int | None = None
+    rlimits: Mapping[str, Limit] = field(default_factory=dict)
+    cpus: tuple[frozenset[int], ...] = ()
+
+    def cpus_of(self, local_rank: int) -> frozenset[int]:
+        """Where that worker may run; empty: wherever rankd may."""
+        if not self.cpus:
+            return frozenset()
+        return self.cpus[0] if len(self.cpus) == 1 else self.cpus[local_rank]
+
+
 @dataclass(frozen=True, slots=True)
 class GroupPlan:
     """One worker group as configured.
@@ -105,6 +135,7 @@ class GroupPlan:
     master_port: int = 0
     restart: RestartRules = RestartRules()
     stop: StopRules = StopRules()
+    resources: Resources = Resources()
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +338,7 @@ class WorkerPlan:
     user: str = ""
     group: str = ""
     umask: int = -1
+    resources: Resources = Resources()
 
 
 def worker_plan(
@@ -346,4 +378,5 @@ def worker_plan(
         user=group.user,
         group=group.group,
         umask=group.umask,
+        resources=group.resources,
     )

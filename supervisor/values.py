@@ -1,4 +1,4 @@
-"""How people write a duration, a signal, a set of streams, a number of workers: text in, value out.
+"""How people write a duration, a size, a signal, a set of streams, a number of workers: text in, value out.
 
 Every function takes whatever TOML (or a command line) has given and raises ``ValueError`` with words for people:
 what is wrong, what is allowed. No pydantic here, so that a command line can ask as cheaply as a file.
@@ -10,10 +10,10 @@ import json
 import math
 import re
 import signal as signals
-from collections.abc import Iterable
-from typing import Literal, get_args
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, get_args
 
-from supervisor.plan import Streams
+from supervisor.plan import UNLIMITED, Limit, Streams
 
 Counted = Literal["cpu", "gpu", "auto"]
 """Workers that the machine counts."""
@@ -23,12 +23,27 @@ MOST_WORKERS = 65536
 
 # What a text has to match as a whole; the JSON Schema says the same to editors.
 DURATION = r"[0-9]+(\.[0-9]+)? ?(ms|s|m|h)"
+SIZE = r"[0-9]+(\.[0-9]+)? ?(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)"
+CPUS = r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*"
+CPU_SETS = rf"auto|none|{CPUS}(;{CPUS})*"
 STREAMS = r"[0-3]|[0-9]{1,9}:[0-3](,[0-9]{1,9}:[0-3])*"
 UMASK = r"0?[0-7]{3}"
 GROUP_NAME = r"[A-Za-z0-9_.-]+"
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"k": 1000, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+_BYTES_BINARY = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _LAST_ID = 2**32 - 2  # credentials(7): -1 means "no change" to the kernel
+
+Unit = Literal["number", "bytes", "seconds"]
+"""What a resource limit counts."""
+
+_MOST = 2**63 - 1  # what a limit can be beside unlimited, as Python's resource module has it
+_AMOUNTS = {
+    "number": "a whole number",
+    "bytes": 'a number of bytes such as 65536, "64KiB" or "10MB"',
+    "seconds": 'whole seconds as a number or "5m", "2h"',
+}
 
 
 def shown(value: object) -> str:
@@ -82,6 +97,88 @@ def duration(value: object) -> float:
             f'{shown(value)} is not a duration (allowed: seconds as a number, or "500ms", "30s", "5m", "2h")'
         )
     return seconds
+
+
+def size(value: object) -> int:
+    """Bytes, from a number of them, as text too, or ``64KiB``, ``10MB``, ``1.5 GiB``; rounded down."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST:
+        return value
+    if isinstance(value, str) and len(value) <= 40 and re.fullmatch(f"{SIZE}|[0-9]+", value):
+        number, unit = re.split("(?<=[0-9]) ?(?![0-9.])", value, maxsplit=1)
+        scale = (_BYTES_BINARY if "i" in unit else _BYTES).get(unit[:1], 1)
+        whole, _, part = number.partition(".")
+        found: int = int(whole + part) * scale // 10 ** len(part)  # a float would be exact up to 8 PiB only
+        if found <= _MOST:
+            return found
+    raise ValueError(f'{shown(value)} is not a size (allowed: bytes as a number, or "64KiB", "10MB", "1.5GiB")')
+
+
+def limit(value: object, unit: Unit) -> Limit:
+    """A resource limit: one amount or ``unlimited`` for both its values, or a table of them.
+
+    ``{ soft = 1024 }`` leaves the other one as it is.
+    """
+    if isinstance(value, dict) and value:
+        for name in value.keys() - {"soft", "hard"}:
+            raise ValueError(f"{shown(name)} is neither of a limit's values {choices(name, ['soft', 'hard'])}")
+        limit = Limit(**{name: _amount(one, unit) for name, one in value.items()})
+        if limit.soft is not None and limit.hard is not None and _above(limit.soft, limit.hard):
+            raise ValueError(f"soft ({shown(value['soft'])}) is above hard ({shown(value['hard'])})")
+        return limit
+    amount = _amount(value, unit)
+    return Limit(amount, amount)
+
+
+def _amount(value: object, unit: Unit) -> int:
+    if value == "unlimited":
+        return UNLIMITED
+    read: Any = {"number": _whole, "bytes": size, "seconds": _whole_seconds}[unit]
+    try:
+        return int(read(value))
+    except ValueError:
+        raise ValueError(
+            f'{shown(value)} is not a limit (allowed: {_AMOUNTS[unit]}, "unlimited", or {{ soft = ..., hard = ... }})'
+        ) from None
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST:
+        return value
+    raise ValueError
+
+
+def _whole_seconds(value: object) -> int:
+    seconds = duration(value)
+    if seconds != int(seconds) or seconds > _MOST:
+        raise ValueError
+    return int(seconds)
+
+
+def _above(one: int, other: int) -> bool:
+    return other != UNLIMITED and (one == UNLIMITED or one > other)
+
+
+def cpu_sets(value: object) -> tuple[frozenset[int], ...]:
+    """Sets of CPUs, one for all workers or one a local rank: ``0-3;4-7``, each as in cpuset(7).
+
+    ``auto`` and ``none`` are no set: workers run wherever rankd may.
+    """
+    if not isinstance(value, str) or not re.fullmatch(CPU_SETS, value):
+        raise ValueError(
+            f"{shown(value)} does not say which CPUs "
+            '(allowed: "auto", "none", or CPUs for all workers "0-3,8", or by local rank "0-3;4-7")'
+        )
+    if value in ("auto", "none"):
+        return ()
+    return tuple(frozenset(_cpus(one)) for one in value.split(";"))
+
+
+def _cpus(text: str) -> Iterator[int]:
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if int(last or first) < int(first):
+            raise ValueError(f"{shown(part)} is no range of CPUs: it ends before it begins")
+        yield from range(int(first), int(last or first) + 1)
 
 
 def signal_number(value: object) -> int:

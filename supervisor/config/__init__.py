@@ -112,4 +112,4 @@ def _keys(table: Path) -> list[str]:
             model = model.model_fields[str(part)].annotation
         else:
             model = model.__args__[-1]  # dict[str, Table] or list[Table]
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]

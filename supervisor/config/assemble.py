@@ -18,6 +18,7 @@ from supervisor.plan import (
     DaemonPlan,
     GroupPlan,
     LogRules,
+    Resources,
     RestartRules,
     Rung,
     StopRules,
@@ -89,6 +90,7 @@ def _group(
         master_port=group.master_port,
         restart=_restart(name, group.restart, mistakes),
         stop=StopRules(_ladder(group.stop), group.stop.scope),
+        resources=_resources(name, group.resources, workers, mistakes),
     )
 
 
@@ -173,6 +175,29 @@ def _logs(name: str, logs: tables.Logs, workers: int, state_dir: str, mistakes: 
         prefix=logs.prefix,
         local_ranks_filter=frozenset(logs.local_ranks_filter),
     )
+
+
+def _resources(name: str, given: tables.Resources, workers: int, mistakes: Mistakes) -> Resources:
+    path = ("groups", name, "resources")
+    sets = len(given.cpu_affinity)
+    if sets > 1 and sets != workers and not mistakes.about("groups", name, "workers"):
+        mistakes.say(
+            (*path, "cpu_affinity"),
+            f"has {sets} sets of CPUs for {workers} worker{'s' * (workers > 1)} "
+            "(allowed: one set for all, or one for each)",
+        )
+    wanted = Resources(
+        nice=given.nice,
+        oom_score_adj=given.oom_score_adj,
+        rlimits={limit.rstrip("_"): value for limit, value in given.rlimits if value is not None},
+        cpus=given.cpu_affinity,
+    )
+    if wanted != Resources():
+        from supervisor.host.resources import refusals  # noqa: PLC0415  (most files ask for nothing)
+
+        for key, what in refusals(wanted):
+            mistakes.say((*path, *key), what)
+    return wanted
 
 
 def _user(name: str, group: tables.Group, mistakes: Mistakes) -> str:

@@ -6,12 +6,13 @@ mistake can be told at once.
 """
 # Annotations are real objects here: pydantic would have to evaluate strings at every start.
 
+from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from supervisor import values
-from supervisor.plan import Condition, Format, Policy, Reach, Scope, Streams
+from supervisor.plan import Condition, Format, Limit, Policy, Reach, Scope, Streams
 from supervisor.report.listen import parse_address
 
 
@@ -63,8 +64,24 @@ Account = Annotated[
     PlainValidator(values.account),
     WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}]}),
 ]
+CpuSets = Annotated[tuple[frozenset[int], ...], PlainValidator(values.cpu_sets), WithJsonSchema(_text(values.CPU_SETS))]
 Listen = Annotated[
     str, AfterValidator(_address), WithJsonSchema(_text(r"unix:/.+|(\[[^\[\]]+\]|[^:\[\]]*):[0-9]{1,5}"))
+]
+
+
+def _limit(text: str) -> dict[str, Any]:
+    amount = [{"type": "integer", "minimum": 0}, _text(f"unlimited{text}")]
+    both = {"soft": {"anyOf": amount}, "hard": {"anyOf": amount}}
+    return {"anyOf": [*amount, {"type": "object", "properties": both, "additionalProperties": False}]}
+
+
+Number = Annotated[Limit, PlainValidator(partial(values.limit, unit="number")), WithJsonSchema(_limit(""))]
+Bytes = Annotated[
+    Limit, PlainValidator(partial(values.limit, unit="bytes")), WithJsonSchema(_limit(f"|{values.SIZE}|[0-9]+"))
+]
+Seconds = Annotated[
+    Limit, PlainValidator(partial(values.limit, unit="seconds")), WithJsonSchema(_limit(f"|{values.DURATION}"))
 ]
 String = Annotated[str, AfterValidator(values.no_nul)]
 Word = Annotated[String, Field(min_length=1)]
@@ -176,6 +193,39 @@ class Logs(Table):
     local_ranks_filter: list[LocalRank] = key([], "Only these local ranks on the console; empty: all.")
 
 
+class Rlimits(Table):
+    """Resource limits of each worker: one value for soft and hard, or { soft = ..., hard = ... }. Default: rankd's."""
+
+    nofile: Number | None = key(None, "Open files: no descriptor gets this number or a higher one.")
+    nproc: Number | None = key(None, "Processes and threads that the worker's user may have, everywhere. Not for root.")
+    core: Bytes | None = key(None, "Size of a core dump; 0: none is written.")
+    memlock: Bytes | None = key(None, "Memory that may be locked, as RDMA needs it.")
+    stack: Bytes | None = key(None, "The main thread's stack, and the default of the others'.")
+    as_: Bytes | None = Field(default=None, alias="as", description="Address space of each process.")
+    data: Bytes | None = key(None, "Data segment of each process: heap and private mappings.")
+    fsize: Bytes | None = key(None, "Size of a file that is written.")
+    cpu: Seconds | None = key(None, "CPU time of each process: SIGXCPU at the soft limit, SIGKILL at the hard one.")
+    rss: Bytes | None = key(None, "Resident memory. Linux does not look at this one.")
+    msgqueue: Bytes | None = key(None, "POSIX message queues of the worker's user.")
+    nice: Number | None = key(None, "How far a worker may lower its own nice value: to 20 less this.")
+    rtprio: Number | None = key(None, "The highest real-time priority that a worker may take.")
+    sigpending: Number | None = key(None, "Signals that may be queued for the worker's user.")
+
+
+class Resources(Table):
+    """What the kernel grants workers, in force before their first instruction. Default: what it grants rankd."""
+
+    nice: Annotated[int, Field(ge=-20, le=19)] | None = key(None, "Nice value: -20 most, 19 least CPU time.")
+    oom_score_adj: Annotated[int, Field(ge=-1000, le=1000)] | None = key(
+        None, "-1000: never killed when the host is out of memory; 1000: killed first."
+    )
+    cpu_affinity: CpuSets = key(
+        "auto", "CPUs for all workers (0-3,8) or by local rank (0-3;4-7); auto and none: wherever rankd may run."
+    )
+    numa: Literal["none"] = key("none", "Nothing is bound to NUMA nodes.")
+    rlimits: Rlimits = key({})
+
+
 class Group(Table):
     """One group of ranked workers."""
 
@@ -205,6 +255,7 @@ class Group(Table):
     restart: Restart = key({})
     stop: Stop = key({})
     logs: Logs = key({})
+    resources: Resources = key({})
 
 
 class File(Table):

@@ -31,7 +31,7 @@ from supervisor.core.messages import (
 )
 from supervisor.host.containment import MARK, Sessions, Tree
 from supervisor.host.proc import NOT_CONTINUED, OUT_OF_REACH, Process, open_proved, send
-from supervisor.host.spawn import Identity, NotStarted, not_started, spawn
+from supervisor.host.spawn import Identity, NotStarted, Spawner, not_started
 from supervisor.plan import Reach, WorkerPlan
 
 SLICE = 0.003
@@ -124,6 +124,7 @@ class Processes:
         """RLIMIT_NOFILE for workers, soft and hard, where ours is another; set right after the spawn (prlimit(2))."""
         self.idle = asyncio.Event()
         """Set while ``run`` has nothing to start."""
+        self.spawner = Spawner(containment.leave_alone)
         self._post = post
         self._output = output
         self._containment = containment
@@ -209,7 +210,8 @@ class Processes:
 
     def _spawn_attached(self, run: _Run, plan: WorkerPlan, identity: Identity) -> None:
         ends = run.attached
-        pid = spawn(plan, {**plan.env, MARK: run.tree.mark}, identity, ends.stdin, ends.stdout, ends.stderr)
+        env = {**plan.env, MARK: run.tree.mark}
+        pid = self.spawner.spawn(plan, env, identity, ends.stdin, ends.stdout, ends.stderr)
         try:
             self._watch(run, os.pidfd_open(pid))
         except OSError as error:
@@ -408,6 +410,7 @@ class Processes:
                 self._forget_pidfd(run)
             self._containment.close(run.tree)
             run.attached.close()
+        self.spawner.close()
         self._runs.clear()
         self._ended.clear()
         self._watched.clear()

@@ -8,12 +8,14 @@ import grp
 import os
 import pwd
 import signal
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 from supervisor.core.messages import Fault
-from supervisor.plan import WorkerPlan
+from supervisor.host.forkserver import Birth, ForkServer, Stillborn
+from supervisor.host.resources import OpenFiles, limit_number
+from supervisor.plan import Resources, WorkerPlan
 
 _NOT_NOW = frozenset(
     {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EDQUOT, errno.EIO,
@@ -55,6 +57,11 @@ class Identity(NamedTuple):
     def of(cls, plan: WorkerPlan) -> Identity:
         """Raises ``NotStarted`` for names that the host does not know."""
         return _identity(plan.user, plan.group) if plan.user or plan.group else cls()
+
+
+_OURSELVES = Identity()
+_UNTOUCHED = Resources()
+_AS_WE_ARE: AbstractContextManager[None] = nullcontext()
 
 
 # Name services may be slow, and a thousand workers ask the same. Failures are not kept.
@@ -121,42 +128,141 @@ def find_program(plan: WorkerPlan) -> str:
     raise NotStarted("permanent", f"command not found: '{command}' is not in the worker's PATH", COMMAND_NOT_FOUND)
 
 
-def spawn(plan: WorkerPlan, env: Mapping[str, str], identity: Identity, stdin: int, stdout: int, stderr: int) -> int:
-    """Run the program as the leader of a new session; returns its pid once exec(2) has succeeded.
+class Spawner:
+    """Starts programs, each as the leader of a new session. Has to be closed."""
 
-    vfork(2) on both ways, so what it costs does not grow with us. posix_spawn(3) takes a sixth less time than ``Popen``
-    (it encodes the environment in C and needs no pipe), but can neither change directory nor user, and would lose
-    a source that an earlier stream has replaced. All our other descriptors are close-on-exec.
-    """
-    program = find_program(plan)
-    plain = identity == Identity() and plan.umask < 0 and not plan.cwd
+    def __init__(self, leave_alone: Callable[[int], None]) -> None:
+        """``leave_alone`` is told the pid of each child of ours that is no worker."""
+        self._open_files = OpenFiles()
+        self._server = ForkServer(leave_alone, self._open_files)
+        self._home = _way_back()
+        self._others = 0
+
+    def many_descriptors(self) -> AbstractContextManager[None]:
+        """Within, we may open as many files as the hard limit allows. Workers get the soft limit that we had before."""
+        return self._open_files.raised()
+
+    @contextmanager
+    def beside_threads(self) -> Iterator[None]:
+        """Within, other threads of ours may open files and use relative paths, as an import does.
+
+        Starting a plain program borrows our working directory and our limit of open files for a moment: not now.
+        """
+        self._others += 1
+        try:
+            yield
+        finally:
+            self._others -= 1
+
+    def spawn(
+        self, plan: WorkerPlan, env: Mapping[str, str], identity: Identity, stdin: int, stdout: int, stderr: int
+    ) -> int:
+        """Run the worker's program; returns its pid once exec(2) has succeeded. Raises ``NotStarted``.
+
+        By posix_spawn(3), a vfork(2): what it costs does not grow with us. Where it can not do all that is asked for,
+        by the fork server, which takes a millisecond. All our other descriptors are close-on-exec.
+        """
+        program = find_program(plan)
+        try:
+            if self._is_plain(plan, identity, stdout, stderr):
+                with self._entered(plan.cwd) if plan.cwd else _AS_WE_ARE:
+                    if self._open_files.before is None:
+                        return _posix_spawn(program, plan, env, stdin, stdout, stderr)
+                    with self._open_files.as_before(stdin, stdout, stderr) as ends:
+                        return _posix_spawn(program, plan, env, *ends)
+            return self._server.spawn(_birth(program, plan, env, identity), stdin, stdout, stderr)
+        except Stillborn as why:
+            raise _why(why.step, why.error, plan, program) from why
+        except OSError as error:
+            raise _why("exec", error, plan, program) from error
+        except ValueError as error:  # a zero byte, or the name of a variable with "=" in it
+            raise _why("exec", OSError(0, str(error)), plan, program) from error
+
+    def close(self) -> None:
+        """What has been started goes on. May be called again."""
+        self._server.close()
+        if self._home is not None:
+            os.close(self._home)
+            self._home = None
+
+    def _is_plain(self, plan: WorkerPlan, identity: Identity, stdout: int, stderr: int) -> bool:
+        if plan.resources != _UNTOUCHED or identity != _OURSELVES or plan.umask >= 0:
+            return False
+        if stdout == 0 or stderr == 0 or (stderr == 1 and stdout != 1):
+            return False  # one stream would replace another before its turn comes
+        if plan.cwd and self._home is None:
+            return False
+        return not self._others or (not plan.cwd and self._open_files.leaves_room())
+
+    @contextmanager
+    def _entered(self, directory: str) -> Iterator[None]:
+        """Within, we are in that directory: a child starts where its parent is."""
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            raise Stillborn("cwd", error) from None
+        try:
+            yield
+        finally:
+            assert self._home is not None
+            os.fchdir(self._home)
+
+
+def _posix_spawn(program: str, plan: WorkerPlan, env: Mapping[str, str], stdin: int, stdout: int, stderr: int) -> int:
+    return os.posix_spawn(
+        program, plan.argv, env, setsid=True, setsigdef=_IGNORED_BY_PYTHON,
+        file_actions=(
+            (os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1), (os.POSIX_SPAWN_DUP2, stderr, 2),
+        ),
+    )  # fmt: skip
+
+
+def _way_back() -> int | None:
+    """A descriptor of the directory that we are in; None if we may not enter it, where ``sudo -u`` can put us."""
+    here = os.open(".", os.O_PATH | os.O_CLOEXEC)
     try:
-        if plain and stdout != 0 and stderr != 0 and (stderr != 1 or stdout == 1):
-            return os.posix_spawn(
-                program, plan.argv, env, setsid=True, setsigdef=_IGNORED_BY_PYTHON,
-                file_actions=(
-                    (os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, stdout, 1), (os.POSIX_SPAWN_DUP2, stderr, 2),
-                ),
-            )  # fmt: skip
-        process = subprocess.Popen(
-            plan.argv, executable=program, env=env, stdin=stdin, stdout=stdout, stderr=stderr, cwd=plan.cwd or None,
-            close_fds=False, start_new_session=True, user=identity.uid, group=identity.gid,
-            extra_groups=identity.groups or None, umask=plan.umask,
-        )  # fmt: skip
-    except OSError as error:
-        raise _why(error, plan, program) from error
-    except ValueError as error:  # a zero byte, or a name with "=" in it
-        raise NotStarted("permanent", f"'{program}' cannot be given its arguments or environment: {error}") from error
-    process.returncode = 0  # we wait for it: left at None, the next Popen would take its status (subprocess._cleanup)
-    return process.pid
+        os.fchdir(here)
+    except PermissionError:
+        os.close(here)
+        return None
+    return here
 
 
-def _why(error: OSError, plan: WorkerPlan, program: str) -> NotStarted:
+def _birth(program: str, plan: WorkerPlan, env: Mapping[str, str], identity: Identity) -> Birth:
+    encode, resources = os.fsencode, plan.resources
+    return Birth(
+        encode(program),
+        tuple(map(encode, plan.argv)),
+        {encode(name): encode(value) for name, value in env.items()},
+        encode(plan.cwd),
+        plan.umask,
+        *identity,
+        resources.oom_score_adj,
+        resources.nice,
+        tuple(sorted(resources.cpus_of(plan.local_rank))),
+        tuple(
+            (f"rlimits.{name}", limit_number(name), limit.soft, limit.hard) for name, limit in resources.rlimits.items()
+        ),
+    )
+
+
+def _why(step: str, error: OSError, plan: WorkerPlan, program: str) -> NotStarted:
     if error.errno in _NOT_NOW:
         return not_started(f"'{program}' cannot be started now", error)
-    # Popen's child reports an error before exec with the directory's name, or with none (3.12: only chdir's has it)
-    if error.filename != program:
-        return _why_not_entered(error, plan)
+    match step:
+        case "exec":
+            return _why_not_executed(error, plan, program)
+        case "cwd":
+            return _why_not_entered(error, plan)
+        case "user" if error.errno == errno.EPERM:
+            return NotStarted("permanent", f"the daemon is not permitted to run a worker{_for(plan)}")
+        case "user" | "fork":
+            return not_started(f"a process for '{plan.argv[0]}' cannot be set up", error)
+        case _:
+            return not_started(f"resources.{step} cannot be had for '{plan.argv[0]}'", error)
+
+
+def _why_not_executed(error: OSError, plan: WorkerPlan, program: str) -> NotStarted:
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR if not os.path.exists(program):
             return NotStarted("permanent", f"command not found: '{program}' does not exist", COMMAND_NOT_FOUND)
@@ -168,6 +274,8 @@ def _why(error: OSError, plan: WorkerPlan, program: str) -> NotStarted:
             reason = f"'{program}' is a directory, not a program"
         case errno.EACCES:
             reason = f"'{program}' is not executable{_for(plan)}"
+        case 0:  # not from the kernel: it was not even asked
+            reason = f"'{program}' cannot be given its arguments or environment: {error.strerror}"
         case _:
             return not_started(f"'{program}' cannot be executed", error)
     return NotStarted("permanent", reason)
@@ -175,16 +283,14 @@ def _why(error: OSError, plan: WorkerPlan, program: str) -> NotStarted:
 
 def _why_not_entered(error: OSError, plan: WorkerPlan) -> NotStarted:
     match error.errno:
-        case errno.EPERM if plan.user or plan.group:
-            reason = f"the daemon is not permitted to run a worker{_for(plan)}"
         case errno.ENOENT:
             reason = f"the working directory '{plan.cwd}' does not exist"
         case errno.ENOTDIR:
             reason = f"the working directory '{plan.cwd}' is not a directory"
         case errno.EACCES:
-            reason = f"the working directory '{plan.cwd}' may not be entered"
+            reason = f"the working directory '{plan.cwd}' may not be entered{_for(plan)}"
         case _:
-            return not_started(f"a process for '{plan.argv[0]}' cannot be set up", error)
+            return not_started(f"the working directory '{plan.cwd}' cannot be entered", error)
     return NotStarted("permanent", reason)
 
 

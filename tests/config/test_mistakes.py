@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from supervisor.config import load, tables
 from supervisor.errors import ConfigError
 
 ENVIRON = {"HOME": "/home/somebody"}
+CPU = min(os.sched_getaffinity(0))
+HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+NR_OPEN = Path("/proc/sys/fs/nr_open").read_text().strip()
 MINIMAL = '[groups.trainer]\ncommand = ["true"]\n'
 
 
@@ -107,6 +111,32 @@ def file(tmp_path: Path) -> Path:
         ("logs.local_ranks_filter = [0, 9]", "groups.trainer.logs.local_ranks_filter: there is no local rank 9"),
         ("logs.local_ranks_filter = [-1]", "groups.trainer.logs.local_ranks_filter[0]: must be at least 0"),
         ("logs.tee = 3", "groups.trainer.logs.tee: 3 does not say which streams"),
+        ("resources.nice = 20", "groups.trainer.resources.nice: must be at most 19"),
+        ('resources.nice = "5"', 'groups.trainer.resources.nice: "5" is not a whole number (remove the quotes)'),
+        ("resources.oom_score_adj = -1001", "groups.trainer.resources.oom_score_adj: must be at least -1000"),
+        ('resources.numa = "node"', 'groups.trainer.resources.numa: "node" is not a numa (allowed: none'),
+        ("resources.cpu_affinity = 0", "groups.trainer.resources.cpu_affinity: 0 does not say which CPUs"),
+        ('resources.cpu_affinity = "9999"', "resources.cpu_affinity: rankd may not run on CPU 9999 (allowed: "),
+        (
+            'resources.cpu_affinity = "9997-9999"',
+            "resources.cpu_affinity: rankd may not run on CPU 9997-9999 (allowed: ",
+        ),
+        (
+            f'resources.cpu_affinity = "{CPU};{CPU}"',
+            "has 2 sets of CPUs for 1 worker (allowed: one set for all, or one for each)",
+        ),
+        ("resources.rlimits.nofiles = 5", 'resources.rlimits.nofiles: unknown key (did you mean "nofile"?)'),
+        ("resources.rlimits.x = 5", "unknown key (allowed: nofile, nproc, core, memlock, stack, as, data, fsize, "),
+        ('resources.rlimits.as = "64 kib"', 'groups.trainer.resources.rlimits.as: "64 kib" is not a limit (allowed: '),
+        ("resources.rlimits.nofile = { soft = 2, hard = 1 }", "resources.rlimits.nofile: soft (2) is above hard (1)"),
+        (
+            'resources.rlimits.nofile = "unlimited"',
+            f"rlimits.nofile: unlimited is above {NR_OPEN}, the most that this host allows (sysctl fs.nr_open)",
+        ),
+        (
+            'resources.rlimits.nofile = { soft = "unlimited" }',
+            f"nofile: soft (unlimited) is above rankd's own hard limit ({HARD}): give hard as well",
+        ),
         ("watchdog = {}", "groups.trainer.watchdog: unknown key (allowed: command, args, workers, "),
     ],
 )

@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 from supervisor.config import defaults, load
-from supervisor.plan import Backoff, DaemonPlan, GroupPlan, LogRules, RestartRules, Rung, StopRules, Streams
+from supervisor.plan import (
+    Backoff,
+    DaemonPlan,
+    GroupPlan,
+    Limit,
+    LogRules,
+    Resources,
+    RestartRules,
+    Rung,
+    StopRules,
+    Streams,
+)
 
 ENVIRON = {"STATE_DIRECTORY": "/state", "RUNTIME_DIRECTORY": "/run/x"}
 
@@ -37,6 +48,7 @@ def test_defaults_are_those_of_the_plan_itself(file: Path) -> None:
 
 def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
     (tmp_path / "one.env").write_text("A=one\nB='one two'\n; no\n  C = x=y  \n")
+    cpu = min(os.sched_getaffinity(0))
     (tmp_path / "two.env").write_text('B="two"\r\nD=\r\n')
     found = plan(
         file,
@@ -86,6 +98,11 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
         logs.tee = "0"
         logs.prefix = ""
         logs.local_ranks_filter = [0, 11]
+        resources.nice = 19
+        resources.oom_score_adj = 1000
+        resources.cpu_affinity = "{cpu}"
+        resources.numa = "none"
+        resources.rlimits = {{ nofile = 64, as = {{ soft = "1KiB" }}, cpu = {{ soft = 1, hard = "2m" }}, core = "0" }}
         [groups.a]
         command = ["true"]
         cwd = "${{HOME}}/job"
@@ -111,6 +128,12 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
             "always", "worker", 7, 3600.0, Backoff(1.0, 3.0, 120.0, 0.0), 0.0, frozenset({3, 4}), frozenset({0, 143})
         ),
         stop=StopRules((Rung(2, 2.0), Rung(9, 1.0)), "leader"),
+        resources=Resources(
+            19,
+            1000,
+            {"nofile": Limit(64, 64), "core": Limit(0, 0), "as": Limit(1024), "cpu": Limit(1, 120)},
+            (frozenset({cpu}),),
+        ),
     )
     a = GroupPlan(
         name="a", command=("true",), workers=1, role="a", cwd="${HOME}/job", logs=LogRules(f"{tmp_path}/state/logs")

@@ -14,8 +14,10 @@ from supervisor.plan import (
     Condition,
     DaemonPlan,
     GroupPlan,
+    Limit,
     LogRules,
     Policy,
+    Resources,
     RestartRules,
     Rung,
     StopRules,
@@ -39,6 +41,7 @@ PLAN = DaemonPlan(
 SECONDS = st.floats(0, allow_nan=False, allow_infinity=False)
 CODES = st.frozensets(st.integers(0, 255), max_size=3)
 STREAMS = st.builds(Streams, st.integers(0, 3), st.dictionaries(st.integers(0, 10**6), st.integers(0, 3), max_size=3))
+LIMITS = st.none() | st.integers(-1, 2**63 - 1)
 GROUPS = st.builds(
     GroupPlan,
     command=st.lists(st.text(max_size=3), max_size=3).map(tuple),
@@ -52,6 +55,12 @@ GROUPS = st.builds(
         backoff=st.builds(Backoff, SECONDS, SECONDS, SECONDS, SECONDS),
         reset_after=SECONDS,
         fatal_exit_codes=CODES,
+    ),
+    resources=st.builds(
+        Resources,
+        nice=st.none() | st.integers(-20, 19),
+        rlimits=st.dictionaries(st.text(max_size=3), st.builds(Limit, LIMITS, LIMITS), max_size=3),
+        cpus=st.lists(CODES, max_size=3).map(tuple),
     ),
     stop=st.builds(StopRules, st.lists(st.builds(Rung, st.integers(1, 64), SECONDS), max_size=3).map(tuple)),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor import values
-from supervisor.plan import Streams
+from supervisor.plan import Limit, Streams
+
+number = partial(values.limit, unit="number")
+size_limit = partial(values.limit, unit="bytes")
+time_limit = partial(values.limit, unit="seconds")
 
 
 @pytest.mark.parametrize(
@@ -25,6 +30,27 @@ from supervisor.plan import Streams
         (values.duration, "30 s", 30.0),
         (values.duration, "1.5m", 90.0),
         (values.duration, "2h", 7200.0),
+        (values.size, 65536, 65536),
+        (values.size, "0", 0),
+        (values.size, "512B", 512),
+        (values.size, "64KiB", 65536),
+        (values.size, "10MB", 10_000_000),
+        (values.size, "1.5 GiB", 3 << 29),
+        (values.size, "0.3kB", 300),
+        (values.size, "8388607.9TiB", (83886079 << 40) // 10),
+        (number, 1024, Limit(1024, 1024)),
+        (number, "unlimited", Limit(-1, -1)),
+        (number, {"soft": 1024}, Limit(1024, None)),
+        (number, {"hard": 0}, Limit(None, 0)),
+        (number, {"soft": 1024, "hard": "unlimited"}, Limit(1024, -1)),
+        (size_limit, "64KiB", Limit(65536, 65536)),
+        (size_limit, {"soft": "1MB", "hard": 1_000_000}, Limit(1_000_000, 1_000_000)),
+        (time_limit, "2h", Limit(7200, 7200)),
+        (time_limit, 90, Limit(90, 90)),
+        (values.cpu_sets, "auto", ()),
+        (values.cpu_sets, "none", ()),
+        (values.cpu_sets, "0-2,8", (frozenset({0, 1, 2, 8}),)),
+        (values.cpu_sets, "0-1;2;3,3", (frozenset({0, 1}), frozenset({2}), frozenset({3}))),
         (values.signal_number, "SIGTERM", 15),
         (values.signal_number, "TERM", 15),
         (values.signal_number, "int", 2),
@@ -62,6 +88,30 @@ def test_a_value_means_what_people_think(read: Callable[[Any], object], written:
         (values.duration, "9" * 400 + "s", "is not a duration"),
         (values.duration, -1, "-1 is negative"),
         (values.duration, "-5s", '"-5s" is negative (allowed: 0 and more)'),
+        (values.size, "64 kib", '"64 kib" is not a size (allowed: bytes as a number, or "64KiB", "10MB", "1.5GiB")'),
+        (values.size, -1, "-1 is not a size"),
+        (values.size, True, "true is not a size"),
+        (values.size, 1.5, "1.5 is not a size"),
+        (values.size, "8388608TiB", "is not a size"),
+        (values.size, "9" * 5000, "is not a size"),
+        (number, "1024", '"1024" is not a limit (allowed: a whole number, "unlimited", or { soft = ..., hard = ... })'),
+        (number, "1KiB", '"1KiB" is not a limit'),
+        (number, 2**63, "is not a limit"),
+        (number, -1, "-1 is not a limit"),
+        (number, {}, "a table is not a limit"),
+        (number, {"sfot": 1}, '"sfot" is neither of a limit\'s values (allowed: soft, hard; did you mean "soft"?)'),
+        (number, {"soft": "many"}, '"many" is not a limit'),
+        (number, {"soft": 2, "hard": 1}, "soft (2) is above hard (1)"),
+        (number, {"soft": "unlimited", "hard": 1}, 'soft ("unlimited") is above hard (1)'),
+        (size_limit, "much", 'allowed: a number of bytes such as 65536, "64KiB" or "10MB", "unlimited", or'),
+        (time_limit, "1.5s", 'allowed: whole seconds as a number or "5m", "2h", "unlimited", or'),
+        (time_limit, 1e300, "is not a limit"),
+        (values.cpu_sets, "", '"" does not say which CPUs (allowed: "auto", "none", or CPUs for all workers "0-3,8"'),
+        (values.cpu_sets, 0, "0 does not say which CPUs"),
+        (values.cpu_sets, "0;", '"0;" does not say which CPUs'),
+        (values.cpu_sets, "0-3;auto", '"0-3;auto" does not say which CPUs'),
+        (values.cpu_sets, "0,3-1", '"3-1" is no range of CPUs: it ends before it begins'),
+        (values.cpu_sets, "0-99999", "does not say which CPUs"),
         (values.signal_number, "SIGTREM", 'did you mean "SIGTERM"?)'),
         (values.signal_number, "SIG_DFL", '"SIG_DFL" is not a signal'),
         (values.signal_number, 0, "0 is not a signal"),
@@ -104,7 +154,10 @@ def test_what_cannot_be_meant_is_refused_with_words(read: Callable[[Any], object
 
 @given(st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers()) | st.dates())
 def test_whatever_is_written_it_is_read_or_refused(written: object) -> None:
-    for read in (values.duration, values.signal_number, values.streams, values.workers, values.umask, values.account):
+    for read in (
+        values.duration, values.signal_number, values.streams, values.workers, values.umask, values.account,
+        values.size, number, size_limit, time_limit, values.cpu_sets,
+    ):  # fmt: skip
         try:
             assert read(written) is not None
         except ValueError as refused:

@@ -274,7 +274,7 @@ async def test_a_worker_held_by_a_debugger_is_told_when_it_lets_go(host: Host) -
 # ---- what a worker is given
 
 
-@pytest.mark.parametrize("cwd", ["", "/"], ids=["posix_spawn", "Popen"])
+@pytest.mark.parametrize("cwd", ["", "/"], ids=["from here", "from its directory"])
 async def test_a_worker_leads_a_session_with_three_descriptors_and_default_signals(
     host: Host, tmp_path: Path, cwd: str
 ) -> None:
@@ -668,7 +668,7 @@ async def test_workers_are_left_alone_when_nobody_watches_any_more(tmp_path: Pat
     _, pid = await host.started("sleep", "100")
     before = fds()
     host.processes.close()
-    assert len(before - fds()) == 2  # its pidfd and the epoll
+    assert len(before - fds()) == 3  # its pidfd, the epoll, and the directory that we are in
     process = read_process(pid)
     assert process
     assert process.state != "Z"
@@ -800,7 +800,7 @@ except ChildProcessError:
 """
 
 
-@pytest.mark.parametrize("cwd", ["", "/"], ids=["posix_spawn", "Popen"])
+@pytest.mark.parametrize("cwd", ["", "/"], ids=["from here", "from its directory"])
 async def test_a_shortage_of_descriptors_is_transient_and_leaks_neither_process_nor_descriptor(cwd: str) -> None:
     root = Path(under_test.__file__).parents[2]
     done = await asyncio.to_thread(

@@ -5,15 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from supervisor.host.spawn import Identity, NotStarted, find_program, make_directory, not_started, spawn
+from supervisor.host.spawn import Identity, NotStarted, Spawner, find_program, make_directory, not_started
 from supervisor.plan import LogRules, WorkerPlan
 
+ROOT = Path(__file__).parents[2]
 PLAN = WorkerPlan(("true",), {"PATH": "/usr/local/bin:/usr/bin:/bin"}, "", "/", LogRules("/"), 0, {})
 
 
@@ -25,7 +30,8 @@ def null() -> Iterator[int]:
 
 
 def run(plan: WorkerPlan, *fds: int) -> int:
-    pid = spawn(plan, plan.env, Identity.of(plan), *fds)
+    with closing(Spawner(lambda pid: None)) as spawner:
+        pid = spawner.spawn(plan, plan.env, Identity.of(plan), *fds)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -41,75 +47,77 @@ def program(path: Path, text: str, mode: int = 0o755) -> str:
     return str(path)
 
 
-# A working directory takes the way through Popen, none the one through posix_spawn.
-ways = pytest.mark.parametrize("cwd", ["", "/"], ids=["posix_spawn", "Popen"])
+Way = dict[str, Any]
+ways = pytest.mark.parametrize(
+    "way", [{}, {"cwd": "/"}, {"umask": 0o022}], ids=["posix_spawn", "from its directory", "fork server"]
+)
 
 
 @ways
-def test_a_command_that_is_in_no_directory_of_path(null: int, cwd: str) -> None:
-    plan = replace(PLAN, argv=("no-such-command", "secret"), cwd=cwd)
+def test_a_command_that_is_in_no_directory_of_path(null: int, way: Way) -> None:
+    plan = replace(PLAN, argv=("no-such-command", "secret"), **way)
     reason = "command not found: 'no-such-command' is not in the worker's PATH"
     assert refusal(plan, null) == ("permanent", reason, 127)
 
 
 @ways
-def test_a_path_that_does_not_exist(null: int, cwd: str) -> None:
+def test_a_path_that_does_not_exist(null: int, way: Way) -> None:
     reason = "command not found: '/no/such/file' does not exist"
-    assert refusal(replace(PLAN, argv=("/no/such/file",), cwd=cwd), null) == ("permanent", reason, 127)
+    assert refusal(replace(PLAN, argv=("/no/such/file",), **way), null) == ("permanent", reason, 127)
 
 
 @ways
-def test_a_path_through_a_file(null: int, cwd: str) -> None:
+def test_a_path_through_a_file(null: int, way: Way) -> None:
     reason = "command not found: '/etc/passwd/x' does not exist"
-    assert refusal(replace(PLAN, argv=("/etc/passwd/x",), cwd=cwd), null) == ("permanent", reason, 127)
+    assert refusal(replace(PLAN, argv=("/etc/passwd/x",), **way), null) == ("permanent", reason, 127)
 
 
 @ways
-def test_a_file_that_is_not_executable(null: int, tmp_path: Path, cwd: str) -> None:
+def test_a_file_that_is_not_executable(null: int, tmp_path: Path, way: Way) -> None:
     file = program(tmp_path / "tool", "#!/bin/sh\n", 0o644)
     expected = ("permanent", f"'{file}' is not executable", 126)
-    assert refusal(replace(PLAN, argv=(file,), cwd=cwd), null) == expected
-    assert refusal(replace(PLAN, argv=("tool",), env={"PATH": str(tmp_path)}, cwd=cwd), null) == expected
+    assert refusal(replace(PLAN, argv=(file,), **way), null) == expected
+    assert refusal(replace(PLAN, argv=("tool",), env={"PATH": str(tmp_path)}, **way), null) == expected
 
 
 @ways
-def test_a_directory(null: int, tmp_path: Path, cwd: str) -> None:
+def test_a_directory(null: int, tmp_path: Path, way: Way) -> None:
     reason = f"'{tmp_path}' is a directory, not a program"
-    assert refusal(replace(PLAN, argv=(str(tmp_path),), cwd=cwd), null) == ("permanent", reason, 126)
+    assert refusal(replace(PLAN, argv=(str(tmp_path),), **way), null) == ("permanent", reason, 126)
 
 
 @ways
-def test_a_script_without_an_interpreter_line(null: int, tmp_path: Path, cwd: str) -> None:
+def test_a_script_without_an_interpreter_line(null: int, tmp_path: Path, way: Way) -> None:
     file = program(tmp_path / "script", "echo hello\n")
     reason = f"'{file}' is neither a program for this machine nor a script that begins with #!"
-    assert refusal(replace(PLAN, argv=(file,), cwd=cwd), null) == ("permanent", reason, 126)
+    assert refusal(replace(PLAN, argv=(file,), **way), null) == ("permanent", reason, 126)
 
 
 @ways
-def test_a_script_whose_interpreter_does_not_exist(null: int, tmp_path: Path, cwd: str) -> None:
+def test_a_script_whose_interpreter_does_not_exist(null: int, tmp_path: Path, way: Way) -> None:
     file = program(tmp_path / "script", "#!/no/such/python\n")
     reason = f"'{file}' cannot be executed: the interpreter that it names does not exist"
-    assert refusal(replace(PLAN, argv=(file,), cwd=cwd), null) == ("permanent", reason, 126)
+    assert refusal(replace(PLAN, argv=(file,), **way), null) == ("permanent", reason, 126)
 
 
 @ways
-def test_a_program_that_is_just_being_written_is_worth_another_try(null: int, tmp_path: Path, cwd: str) -> None:
+def test_a_program_that_is_just_being_written_is_worth_another_try(null: int, tmp_path: Path, way: Way) -> None:
     file = program(tmp_path / "script", Path("/bin/true").read_bytes().decode("latin1"))
     with open(file, "ab"):
-        fault, reason, _ = refusal(replace(PLAN, argv=(file,), cwd=cwd), null)
+        fault, reason, _ = refusal(replace(PLAN, argv=(file,), **way), null)
     assert (fault, reason) == ("transient", f"'{file}' cannot be started now: Text file busy")
 
 
 @ways
-def test_arguments_that_the_kernel_does_not_take(null: int, cwd: str) -> None:
-    fault, reason, exit_code = refusal(replace(PLAN, argv=("true", "x" * (1 << 20)), cwd=cwd), null)
+def test_arguments_that_the_kernel_does_not_take(null: int, way: Way) -> None:
+    fault, reason, exit_code = refusal(replace(PLAN, argv=("true", "x" * (1 << 20)), **way), null)
     assert (fault, exit_code) == ("permanent", 126)
     assert reason.endswith("true' cannot be executed: Argument list too long")
 
 
 @ways
-def test_a_zero_byte_in_an_argument(null: int, cwd: str) -> None:
-    fault, reason, _ = refusal(replace(PLAN, argv=("true", "a\0b"), cwd=cwd), null)
+def test_a_zero_byte_in_an_argument(null: int, way: Way) -> None:
+    fault, reason, _ = refusal(replace(PLAN, argv=("true", "a\0b"), **way), null)
     assert fault == "permanent"
     assert reason.endswith("true' cannot be given its arguments or environment: embedded null byte")
 
@@ -132,15 +140,30 @@ def test_users_and_groups_that_the_host_does_not_know(null: int) -> None:
     assert refusal(replace(PLAN, user="4294960000"), null)[1] == "there is no user '4294960000' on this host"
 
 
-def test_a_user_that_we_may_not_become(null: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an ordinary user would see it: the error is what Popen raises for a failing setgroups(2)."""
+MAY_NOT = """
+import os
+from supervisor.host.spawn import Identity, NotStarted, Spawner
+from supervisor.plan import LogRules, WorkerPlan
 
-    def not_permitted(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted", None)
+plan = WorkerPlan(("/bin/true",), {}, "", "/", LogRules("/"), 0, {}, user="root", group="daemon")
+spawner = Spawner(lambda pid: None)
+try:
+    spawner.spawn(plan, {}, Identity.of(plan), 0, 1, 2)
+except NotStarted as why:
+    print(why.fault, why.exit_code, why.reason)
+spawner.close()
+try:
+    print(os.wait())
+except ChildProcessError:
+    print("no child")
+"""
 
-    monkeypatch.setattr("subprocess.Popen", not_permitted)
+
+def test_a_user_that_we_may_not_become() -> None:
+    command = [sys.executable, "tests/powerless.py", sys.executable, "-c", MAY_NOT]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     reason = "the daemon is not permitted to run a worker as user 'root' and group 'daemon'"
-    assert refusal(replace(PLAN, user="root", group="daemon"), null) == ("permanent", reason, 126)
+    assert (done.stdout, done.stderr) == (f"permanent 126 {reason}\nno child\n", "")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: run the tests as root to see users switched")
@@ -207,7 +230,7 @@ def test_a_directory_that_cannot_be_made_is_one_clear_sentence(tmp_path: Path) -
 
 @ways
 @pytest.mark.parametrize("swap", [False, True], ids=["in order", "crossed"])
-def test_streams_reach_the_child_whatever_their_numbers_are(tmp_path: Path, cwd: str, swap: bool) -> None:
+def test_streams_reach_the_child_whatever_their_numbers_are(tmp_path: Path, way: Way, swap: bool) -> None:
     """In a process of its own, so that 0 to 2 can be anything: also each other's."""
     out, err = tmp_path / "out", tmp_path / "err"
     pid = os.fork()
@@ -217,7 +240,7 @@ def test_streams_reach_the_child_whatever_their_numbers_are(tmp_path: Path, cwd:
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(os.open(first, os.O_WRONLY | os.O_CREAT), 1)
             os.dup2(os.open(second, os.O_WRONLY | os.O_CREAT), 2)
-            plan = replace(PLAN, argv=("sh", "-c", "echo to-out; echo to-err >&2"), cwd=cwd)
+            plan = replace(PLAN, argv=("sh", "-c", "echo to-out; echo to-err >&2"), **way)
             os._exit(run(plan, null, *((2, 1) if swap else (1, 2))))
         finally:
             os._exit(99)
@@ -226,9 +249,10 @@ def test_streams_reach_the_child_whatever_their_numbers_are(tmp_path: Path, cwd:
 
 
 @ways
-def test_a_worker_leads_its_own_session(null: int, cwd: str) -> None:
-    plan = replace(PLAN, argv=("sleep", "100"), cwd=cwd)
-    pid = spawn(plan, plan.env, Identity(), null, null, null)
+def test_a_worker_leads_its_own_session(null: int, way: Way) -> None:
+    plan = replace(PLAN, argv=("sleep", "100"), **way)
+    with closing(Spawner(lambda pid: None)) as spawner:
+        pid = spawner.spawn(plan, plan.env, Identity(), null, null, null)
     assert os.getsid(pid) == os.getpgid(pid) == pid
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
