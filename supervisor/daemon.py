@@ -7,7 +7,6 @@ import gc
 import hashlib
 import os
 import random
-import resource
 import signal
 import sys
 import traceback
@@ -24,16 +23,18 @@ from supervisor import __version__, clock
 from supervisor.core import events, groups, health
 from supervisor.core.events import Event, Who
 from supervisor.core.groups import Begun, EndRequested, Groups
-from supervisor.core.messages import Input, Worker
-from supervisor.errors import BUG, AddressUnavailable, RankdError
-from supervisor.host import signals, systemd
+from supervisor.core.messages import Input, Worker, WorkerExited, WorkerStarted
+from supervisor.errors import BUG, UNAVAILABLE, AddressUnavailable, RankdError
+from supervisor.host import leftovers, signals, systemd
 from supervisor.host.console import Console
 from supervisor.host.containment import Sessions, become_subreaper
+from supervisor.host.guardian import Guardian, is_needed
 from supervisor.host.output import Output
 from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
 from supervisor.host.proc import Process
 from supervisor.host.process import Processes, seal_inherited_fds
 from supervisor.host.sinks import Dropped
+from supervisor.host.state import Held, StateFile, hold, this_daemon
 from supervisor.plan import (
     DaemonPlan,
     Reach,
@@ -68,6 +69,12 @@ class Unusable(RankdError):
     exit_code = 78
 
 
+class InUse(RankdError):
+    """Another daemon works in our state directory."""
+
+    exit_code = UNAVAILABLE
+
+
 def run(plan: DaemonPlan) -> int:
     """Supervise until the end; returns the exit code. Raises ``RankdError`` before any worker has been started."""
     signals.hold(STOP_SIGNALS)
@@ -75,6 +82,7 @@ def run(plan: DaemonPlan) -> int:
     seal_inherited_fds()
     _make_directories(plan)
     with ExitStack() as stack:
+        inherited = _succeed(plan.state_dir, stack)
         passed = systemd.listen_fds(os.environ, os.getpid())
         if isinstance(passed, systemd.SocketsRefused):
             raise AddressUnavailable(f"health listener: {passed.reason}")
@@ -82,7 +90,7 @@ def run(plan: DaemonPlan) -> int:
         listeners = listen.adopt(sock for _, sock in passed) if passed else listen.bind(plan.listen)
         for listener in listeners:
             stack.callback(listener.close)
-        daemon = Daemon(plan, listeners)
+        daemon = Daemon(plan, listeners, inherited)
         systemd.forget(os.environ)
         return anyio.run(daemon.main, backend="asyncio")
 
@@ -90,9 +98,13 @@ def run(plan: DaemonPlan) -> int:
 class Daemon:
     """One daemon from start to end; also the hands of its runtime."""
 
-    def __init__(self, plan: DaemonPlan, listeners: Sequence[listen.BoundListener]) -> None:
+    def __init__(
+        self, plan: DaemonPlan, listeners: Sequence[listen.BoundListener], inherited: Sequence[Event] = ()
+    ) -> None:
+        """``inherited``: what there is to tell of an earlier daemon."""
         self._plan = plan
         self._listeners = listeners
+        self._inherited = inherited
         self._began_at = clock.now()
         self._notifier = systemd.Notifier.from_environment(os.environ)
         self._watchdog_every = systemd.watchdog_interval(os.environ, os.getpid())
@@ -124,11 +136,15 @@ class Daemon:
             self._counts.log_bytes = output.log_bytes
             self._counts.log_dropped_bytes = output.log_dropped_bytes
             become_subreaper()
-            containment = Sessions(adopts=True, unclaimed=self._orphan_reaped)
-            self._processes = Processes(self._post, output, containment)
+            self._containment = Sessions(adopts=True, unclaimed=self._orphan_reaped)
+            self._processes = Processes(self._post, output, self._containment)
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
             try:
-                with _many_descriptors() as self._processes.descriptors, signals.signal_door(self._on_signals()):
+                with (
+                    self._processes.spawner.many_descriptors(),
+                    signals.signal_door(self._on_signals()),
+                    self._survived(),
+                ):
                     await self._supervise()
             finally:
                 self._runtime.close()
@@ -175,6 +191,7 @@ class Daemon:
         """Until everything is over; if that is for a bug of ours, not before every worker has been killed."""
         asyncio.get_running_loop().set_exception_handler(self._callback_failed)
         try:
+            self._introduce()
             await self._live()
         except Exception as bug:  # noqa: BLE001 - whatever it is, no worker must outlive us for it
             self._runtime.fail(bug)
@@ -183,13 +200,17 @@ class Daemon:
             with anyio.move_on_after(LAST_WAIT):
                 await self._processes.all_gone()
 
-    async def _live(self) -> None:
-        runtime = self._runtime
+    def _introduce(self) -> None:
         self._tell(
             events.daemon_started(
                 clock.now(), __version__, os.getpid(), tuple(self._plan.groups), "session and subreaper"
             )
         )
+        for event in self._inherited:
+            self._tell(event)
+
+    async def _live(self) -> None:
+        runtime = self._runtime
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._processes.run)
             tasks.start_soon(self._ask_for_time_to_stop)
@@ -205,16 +226,36 @@ class Daemon:
             self._notifier.stopping(self._status_line())
             tasks.cancel_scope.cancel()
 
+    @contextmanager
+    def _survived(self) -> Iterator[None]:
+        """Should we be killed, there are who end our workers: the guardian at once, the next daemon by our state."""
+        loop = asyncio.get_running_loop()
+        us = this_daemon(self._containment.mark)
+        self._state = StateFile(self._plan.state_dir, us, self._plan.run_id, loop, self._state_unwritten)
+        guardian = None
+        if is_needed(os.environ, us.pid):
+            leave_alone = self._containment.leave_alone
+            guardian = Guardian(us, self._plan.state_dir, loop, leave_alone, self._guardian_lost)
+        in_order = False
+        try:
+            yield
+            in_order = self._runtime.bug is None
+        finally:
+            self._state.close(in_order=in_order)
+            if guardian is not None:
+                guardian.close(in_order=in_order)
+
     async def _serve_health(self) -> None:
         """Answer probes until the end. HTTP is loaded in a thread, once the first workers have been started: it takes
         longer to import than the daemon to come up, and the loop stays free meanwhile."""
         await self._processes.idle.wait()
         addresses: list[str] = []
         if self._listeners:
-            try:
-                http = await anyio.to_thread.run_sync(_load_http)
-            except RuntimeError:  # no thread to be had: the loop must wait, then
-                http = _load_http()
+            with self._processes.spawner.beside_threads():
+                try:
+                    http = await anyio.to_thread.run_sync(_load_http)
+                except RuntimeError:  # no thread to be had: the loop must wait, then
+                    http = _load_http()
             listener = http(
                 self._runtime.snapshot,
                 self._counts,
@@ -270,6 +311,11 @@ class Daemon:
     # ---- doors
 
     def _post(self, group: str, input: Input) -> None:
+        match input:
+            case WorkerStarted(worker, pid):
+                self._state.started(group, worker.rank, worker.attempt, pid)
+            case WorkerExited(worker):
+                self._state.ended(group, worker.rank)
         self._runtime.post(group, input)
 
     def _on_signals(self) -> Mapping[int, Callable[[], None]]:
@@ -343,6 +389,13 @@ class Daemon:
             )
         )
 
+    def _state_unwritten(self, error: OSError | None) -> None:
+        why = "" if error is None else f"{self._plan.state_dir}: {error.strerror}"
+        self._tell(events.daemon_state_unwritten(clock.now(), why, over=error is None))
+
+    def _guardian_lost(self, why: str, again: bool) -> None:
+        self._tell(events.daemon_guardian_lost(clock.now(), why, over=not again))
+
     def _orphan_reaped(self, process: Process) -> None:
         self._tell(events.orphan_reaped(clock.now(), str(process)))
 
@@ -385,18 +438,29 @@ def _make_directories(plan: DaemonPlan) -> None:
             raise Unusable(f"{path}: cannot make this directory: {error.strerror}") from error
 
 
-@contextmanager
-def _many_descriptors() -> Iterator[tuple[int, int]]:
-    """A pidfd and up to four descriptors a worker: as many as the hard limit allows. Yields the usual limits.
+def _succeed(directory: str, stack: ExitStack) -> list[Event]:
+    """Be the one daemon of this directory while ``stack`` is open, and end what the last one has left, if it could not.
 
-    They are what workers get: programs that use select(2), or close all they may have, want a low soft limit.
+    Returns what there is to tell. Raises ``InUse``.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        yield soft, hard
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        lock = hold(directory)
+    except OSError as error:  # a full or read-only disk: no reason not to supervise
+        why = f"{directory} cannot be locked: {error.strerror}"
+        return [events.daemon_state_unwritten(clock.now(), why, over=False)]
+    if isinstance(lock, Held):
+        raise InUse(
+            f"state directory {directory}: in use by another rankd ({lock.by}); give each its own [daemon] state_dir"
+        )
+    stack.callback(os.close, lock)
+    earlier = leftovers.end_earlier(directory)
+    told = []
+    if earlier.refused:
+        told.append(events.daemon_state_refused(clock.now(), earlier.refused, earlier.aside))
+    if killed := earlier.ended.killed:
+        names, left = tuple(map(str, killed)), ", ".join(map(str, earlier.ended.left))
+        told.append(events.leftovers_killed(clock.now(), earlier.pid, names, left))
+    return told
 
 
 def _seed(plan: DaemonPlan, group: str) -> int:

@@ -306,3 +306,40 @@ def orphan_reaped(at: float, process: str) -> Event:
         "worker.orphan_killed", "warning", at, f"an orphan of no known worker came to us: {process}", None,
         {"processes": [process], "count": 1},
     )  # fmt: skip
+
+
+def leftovers_killed(at: float, pid: int, processes: tuple[str, ...], details: str) -> Event:
+    """An earlier daemon (``pid``) died without a word; ``details`` names what of its processes will not die."""
+    named = ", ".join(processes[:8]) + (f" and {len(processes) - 8} more" if len(processes) > 8 else "")
+    return Event(
+        "worker.orphan_killed", "warning", at,
+        f"an earlier rankd (pid {pid}) has died and left {len(processes)} process{'es' if len(processes) != 1 else ''} "
+        f"behind ({named}): sent SIGKILL{'; still there: ' + details if details else ''}", None,
+        {"signal": "SIGKILL", "processes": list(processes[:32]), "count": len(processes), "error": details},
+    )  # fmt: skip
+
+
+def daemon_state_refused(at: float, why: str, details: str) -> Event:
+    """What an earlier daemon of the directory has written is not believed; ``details`` says where the file is now."""
+    return Event(
+        "daemon.state_refused", "warning", at, f"the state of an earlier rankd is not used: {why} ({details})", None,
+        {"reason": why, "error": details},
+    )  # fmt: skip
+
+
+def daemon_state_unwritten(at: float, why: str, *, over: bool) -> Event:
+    """Should we die without a word, the next daemon will not know what we left. ``over``: it will again."""
+    return Event(
+        "daemon.state_unwritten", "info" if over else "warning", at,
+        "the state for the next rankd is written again" if over else f"no state for the next rankd: {why}", None,
+        {"reason": why, "over": over},
+    )  # fmt: skip
+
+
+def daemon_guardian_lost(at: float, why: str, *, over: bool) -> Event:
+    """Workers would outlive a daemon that is killed now. ``over``: no other guardian is tried."""
+    return Event(
+        "daemon.guardian_lost", "error" if over else "warning", at,
+        f"no guardian to end the workers if rankd is killed: {why}; {'it was the last' if over else 'trying another'}",
+        None, {"reason": why, "over": over},
+    )  # fmt: skip

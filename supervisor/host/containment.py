@@ -79,6 +79,11 @@ class Sessions:
         self._orphans: dict[int, Orphan] = {}
         self._others: set[int] = set()
 
+    @property
+    def mark(self) -> str:
+        """What is common to the marks of all trees: the last part of each, up to its dot."""
+        return self._mark.rpartition("/")[2]
+
     # ---- one tree's life
 
     def open(self) -> Tree:

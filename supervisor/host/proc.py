@@ -46,14 +46,14 @@ class Process(NamedTuple):
 
 
 def read_process(pid: int) -> Process | None:
-    """The process of that number, dead ones that nobody has waited for included; None if there is none."""
+    """The process of that number, also a dead one that nobody has waited for; None if there is none that we may see."""
     try:
         file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
             data = os.read(file, 4096)
         finally:
             os.close(file)
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # the last: another user's, under hidepid=1
         return None
     head, _, tail = data.rpartition(b") ")  # a name may contain anything, brackets and spaces too
     fields = tail.split(None, 20)

@@ -48,7 +48,8 @@ def made(name: str, **given: Any) -> Event:
 @pytest.mark.parametrize("name", CONSTRUCTORS)
 def test_an_event_is_named_after_its_constructor_and_can_be_written_as_json(name: str) -> None:
     event = made(name)
-    assert event.name == {"orphan_reaped": "worker.orphan_killed"}.get(name, name.replace("_", ".", 1))
+    orphans = dict.fromkeys(("orphan_reaped", "leftovers_killed"), "worker.orphan_killed")
+    assert event.name == orphans.get(name, name.replace("_", ".", 1))
     assert event.at == 12.5
     assert event.message
     assert "\n" not in event.message
