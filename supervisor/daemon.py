@@ -8,6 +8,7 @@ import hashlib
 import os
 import random
 import signal
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -436,6 +437,13 @@ def _make_directories(plan: DaemonPlan) -> None:
             Path(path).mkdir(mode=mode, parents=True, exist_ok=True)
         except OSError as error:
             raise Unusable(f"{path}: cannot make this directory: {error.strerror}") from error
+    found = os.stat(plan.runtime_dir)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        # what is put there by others is what our clients and workers would talk to
+        raise Unusable(
+            f"{plan.runtime_dir}: this runtime directory must be ours and nobody else may write to it "
+            f"(uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}; expected uid {os.geteuid()}, mode 0700)"
+        )
 
 
 def _succeed(directory: str, stack: ExitStack) -> list[Event]:

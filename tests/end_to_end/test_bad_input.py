@@ -128,3 +128,13 @@ def test_an_unwritable_state_directory_is_said(rankd: Start, tmp_path: Path) -> 
     daemon = rankd(group("job", python("pass")), env={"STATE_DIRECTORY": str(tmp_path / "file" / "below")})
     assert daemon.wait() != 0
     assert "file/below" in daemon.story()
+
+
+def test_a_runtime_directory_that_others_may_write_to_is_refused(rankd: Start, tmp_path: Path) -> None:
+    open_to_all = tmp_path / "run"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    daemon = rankd(group("a", SLEEP), env={"RUNTIME_DIRECTORY": str(open_to_all)})
+    assert daemon.wait() == 78
+    assert "mode 0777" in daemon.wait_for_line("nobody else may write to it")
+    assert not daemon.all("worker.started")
