@@ -96,7 +96,7 @@ def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran
 
 def worker_failed(
     at: float, who: Who, reason: str, *, root_cause: bool,
-    pid: int | None = None, status: ExitStatus | None = None, exit_code: int | None = None,
+    pid: int | None = None, status: ExitStatus | None = None, exit_code: int | None = None, stderr_tail: str = "",
 ) -> Event:  # fmt: skip
     """``root_cause`` is true for the first failure of an attempt. Without ``status`` the worker never ran."""
     fields: dict[str, Any] = {**_of(who), "root_cause": root_cause}
@@ -108,6 +108,8 @@ def worker_failed(
     elif exit_code is not None:
         fields["exit_code"] = exit_code
     fields["reason"] = reason
+    if stderr_tail:
+        fields["stderr_tail"] = stderr_tail
     return Event("worker.failed", "error", at, f"rank {who.rank} failed: {reason}", who.group, fields)
 
 

@@ -16,6 +16,7 @@ from supervisor.host.console import Console
 from supervisor.host.pipes import Pipe, Pipes
 from supervisor.host.sinks import ConsoleLines, Dropped, LogFile, Losses
 from supervisor.host.spawn import Identity, make_directory
+from supervisor.host.tail import Begun, last_lines
 from supervisor.plan import WorkerPlan, substitute
 
 STDOUT, STDERR = 1, 2
@@ -76,7 +77,10 @@ class Output:
         teed = bool(logs.tee[rank] & bit)
         if not teed and not logs.redirects[rank] & bit:
             return inherited if shown else self._null
-        file = _open_log(f"{plan.directory}/{name}.log")
+        path = f"{plan.directory}/{name}.log"
+        file = _open_log(path)
+        if bit == STDERR:
+            attached.errors = Begun.of(path, file)
         if not teed or not shown or console is None:
             attached.child_ends.append(file)
             return file
@@ -100,12 +104,13 @@ class Attached:
     ``stdin``, ``stdout`` and ``stderr`` are descriptors for the child; they are ours to close.
     """
 
-    __slots__ = ("_pipes", "child_ends", "plan", "stderr", "stdin", "stdout", "teed")
+    __slots__ = ("_pipes", "child_ends", "errors", "plan", "stderr", "stdin", "stdout", "teed")
 
     def __init__(self, plan: WorkerPlan, pipes: Pipes, null: int) -> None:
         self.plan = plan
         self.stdin = self.stdout = self.stderr = null
         self.child_ends: list[int] = []
+        self.errors: Begun | None = None
         self.teed: list[tuple[Pipe, Console, Losses]] = []
         self._pipes = pipes
 
@@ -127,6 +132,15 @@ class Attached:
         """What the worker has written by now is on its way to file and console."""
         for pipe, _, _ in self.teed:
             self._pipes.drain(pipe)
+
+    def stderr_tail(self) -> str:
+        """The last lines of the worker's stderr, from its file; nothing where there is none, or it cannot be read."""
+        if self.errors is None:
+            return ""
+        try:
+            return last_lines(self.errors.end())
+        except OSError:  # removed, or the disk fails: a failure is told without it
+            return ""
 
     def close(self) -> None:
         """What can still be read is read, to the last byte, and everything is closed.
