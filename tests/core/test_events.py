@@ -23,7 +23,7 @@ ARGUMENTS: dict[str, Any] = {
     "processes": ("1 sh", "2 sh"), "group": "trainer", "attempt": 2, "workers": 4, "took_for": 0.25, "ready": 3,
     "size": 4, "cause": "exit", "left": 2, "pause": 1.5, "rank": 5, "restarts": 2, "version": "1.0",
     "groups": ("trainer",), "containment": "sessions", "for_": 5.0, "up_for": 60.0, "addresses": ("127.0.0.1:8080",),
-    "reasons": ("group a is starting",), "stream": "stdout", "lost": 512,
+    "reasons": ("group a is starting",), "stream": "stdout", "lost": 512, "into": "stdout.log",
     "stderr_tail": "last\nwords", "over": False, "process": "99 sleep",
 }  # fmt: skip
 
