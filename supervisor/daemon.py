@@ -133,7 +133,7 @@ class Daemon:
             self._ending = anyio.Event()
             teed = {"console": (out, err), "json": (err, err), "journal": (None, None)}[self._format]
             inherited = (1, 2) if self._format == "console" else (2, 2)  # stdout is for records alone
-            output = Output(*teed, inherited=inherited, on_dropped=self._output_dropped)
+            output = self._output = Output(*teed, inherited=inherited, on_dropped=self._output_dropped)
             self._counts.log_bytes = output.log_bytes
             self._counts.log_dropped_bytes = output.log_dropped_bytes
             become_subreaper()
@@ -324,7 +324,8 @@ class Daemon:
             number: partial(self._asked_to_end, number) for number in STOP_SIGNALS
         }
         callbacks[signal.SIGCHLD] = self._processes.on_sigchld
-        callbacks[signal.SIGUSR1] = callbacks[signal.SIGUSR2] = lambda: None  # without a handler they would end us
+        callbacks[signal.SIGUSR1] = self._reopen_logs
+        callbacks[signal.SIGUSR2] = lambda: None  # without a handler it would end us
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else: started by nohup(1)
             callbacks[signal.SIGHUP] = self._hung_up
         return callbacks
@@ -339,6 +340,10 @@ class Daemon:
         hurry = self._stop_heard_at is not None and now - self._stop_heard_at >= ONE_REQUEST
         self._stop_heard_at = self._stop_heard_at or now
         self._runtime.arrive(EndRequested(signal.Signals(number).name, hurry=hurry and number != signal.SIGHUP))
+
+    def _reopen_logs(self) -> None:
+        self._output.reopen()
+        self._tell(events.daemon_logs_reopened(clock.now()))
 
     def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception that nobody awaits. In a callback of the loop it is one of our doors that is broken."""
@@ -360,9 +365,11 @@ class Daemon:
 
     @contextmanager
     def _consoles(self) -> Iterator[tuple[Console, Console]]:
-        out = Console(1, mark=self._mark, on_dropped=self._records_dropped)
-        err = out if os.path.sameopenfile(1, 2) else Console(2)
-        self._lines = Together(partial(out.write, urgent=True), asyncio.get_running_loop().call_soon)
+        out = Console(1, mark=self._mark, on_broken=lambda why: self._console_lost("stdout", why, out.lines_at_break))
+        err = out
+        if not os.path.sameopenfile(1, 2):
+            err = Console(2, on_broken=partial(self._console_lost, "stderr"))
+        self._lines = Together(partial(self._write_records, out), asyncio.get_running_loop().call_soon)
         try:
             yield out, err
         finally:
@@ -378,17 +385,22 @@ class Daemon:
     def _mark(self, lost: int) -> bytes:
         return self._records.dropped(lost)
 
-    def _records_dropped(self, _lost: int) -> None:
-        self._counts.events_dropped += 1
+    def _write_records(self, console: Console, lines: bytes) -> None:
+        if not console.write(lines, urgent=True):
+            self._counts.events_dropped += lines.count(b"\n")
+
+    def _console_lost(self, stream: str, why: str, records: int = 0) -> None:
+        self._counts.events_dropped += records
+        self._tell(events.daemon_console_lost(clock.now(), stream, why))
 
     def _output_dropped(self, dropped: Dropped) -> None:
         labels = dropped.labels
         who = Who(labels["group"], int(labels["rank"]), int(labels["local_rank"]), int(labels["attempt"]))
-        self._tell(
-            events.worker_output_dropped(
-                clock.now(), who, dropped.stream, dropped.bytes, dropped.reason, over=dropped.over
-            )
-        )
+        now, stream, into, why, over = clock.now(), dropped.stream, dropped.into, dropped.reason, dropped.over
+        if dropped.waits:
+            self._tell(events.worker_output_blocked(now, who, stream, into, why, over=over))
+        else:
+            self._tell(events.worker_output_dropped(now, who, stream, into, dropped.bytes, why, over=over))
 
     def _state_unwritten(self, error: OSError | None) -> None:
         why = "" if error is None else f"{self._plan.state_dir}: {error.strerror}"

@@ -17,6 +17,7 @@ Policy = Literal["always", "on-failure", "never"]
 Reach = Literal["tree", "group", "leader"]
 Condition = Literal["started", "ready", "succeeded"]
 Format = Literal["auto", "json", "console", "journal"]
+WhenFull = Literal["drop", "block"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +72,31 @@ class Streams:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotation:
+    """A log file begins anew once it has ``max_bytes`` (0: never); so many old ones are kept."""
+
+    max_bytes: int = 0
+    keep: int = 5
+
+
+@dataclass(frozen=True, slots=True)
 class LogRules:
-    """Where a group's output goes. ``dir`` is absolute; ``local_ranks_filter`` empty: every rank on the console."""
+    """Where a group's output goes. ``dir`` is absolute; ``local_ranks_filter`` empty: every rank on the console.
+
+    ``duplicate_stdout_filters``: lines with one of these texts in them are also written to one file for all ranks.
+    ``when_full`` "block": a worker waits for a file or console that takes nothing, instead of losing lines.
+    """
 
     dir: str
     redirects: Streams = Streams(0)
     tee: Streams = Streams(3)
     prefix: str = "[${role_name}${local_rank}]:"
     local_ranks_filter: frozenset[int] = frozenset()
+    duplicate_stdout_filters: tuple[str, ...] = ()
+    duplicate_stderr_filters: tuple[str, ...] = ()
+    rotate: Rotation = Rotation()
+    journal: bool = False
+    when_full: WhenFull = "drop"
 
 
 UNLIMITED = -1

@@ -20,6 +20,7 @@ from supervisor.plan import (
     LogRules,
     Resources,
     RestartRules,
+    Rotation,
     Rung,
     StopRules,
     Streams,
@@ -174,6 +175,11 @@ def _logs(name: str, logs: tables.Logs, workers: int, state_dir: str, mistakes: 
         tee=of("tee", logs.tee),
         prefix=logs.prefix,
         local_ranks_filter=frozenset(logs.local_ranks_filter),
+        duplicate_stdout_filters=tuple(logs.duplicate_stdout_filters),
+        duplicate_stderr_filters=tuple(logs.duplicate_stderr_filters),
+        rotate=Rotation(logs.rotate.max_bytes, logs.rotate.keep),
+        journal=logs.journal,
+        when_full=logs.when_full,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from supervisor import values
-from supervisor.plan import Condition, Format, Limit, Policy, Reach, Scope, Streams
+from supervisor.plan import Condition, Format, Limit, Policy, Reach, Scope, Streams, WhenFull
 from supervisor.report.listen import parse_address
 
 
@@ -82,6 +82,11 @@ Bytes = Annotated[
 ]
 Seconds = Annotated[
     Limit, PlainValidator(partial(values.limit, unit="seconds")), WithJsonSchema(_limit(f"|{values.DURATION}"))
+]
+Size = Annotated[
+    int,
+    PlainValidator(values.size),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, _text(f"{values.SIZE}|[0-9]+")]}),
 ]
 String = Annotated[str, AfterValidator(values.no_nul)]
 Word = Annotated[String, Field(min_length=1)]
@@ -180,6 +185,13 @@ class Stop(Table):
     )
 
 
+class Rotate(Table):
+    """When a log file begins anew, and how many old ones are kept."""
+
+    max_bytes: Size = key("0", "After the line with which it has reached this size; 0: never.")
+    keep: Annotated[int, Field(ge=1, le=1000)] = key(5, "So many old files: stdout.log.1 is the youngest.")
+
+
 class Logs(Table):
     """Where the workers' output goes."""
 
@@ -188,9 +200,18 @@ class Logs(Table):
     tee: StreamsByRank = key("3", "To the console and to files, written as redirects.")
     prefix: String = key(
         "[${role_name}${local_rank}]:",
-        "Before each console line; knows ${role_name} ${local_rank} ${rank} ${group} ${attempt} ${pid}.",
+        "Before each console line; knows ${role_name} ${local_rank} ${rank} ${group} ${attempt} ${pid} ${timestamp}.",
     )
     local_ranks_filter: list[LocalRank] = key([], "Only these local ranks on the console; empty: all.")
+    duplicate_stdout_filters: list[Word] = key(
+        [], "Lines of teed stdout with one of these texts are also written to filtered_stdout.log, for all ranks."
+    )
+    duplicate_stderr_filters: list[Word] = key([], "The same for stderr and filtered_stderr.log.")
+    rotate: Rotate = key({})
+    journal: bool = key(False, "Lines of all workers also to journald, with RANKD_GROUP, RANK and so on as fields.")
+    when_full: WhenFull = key(
+        "drop", "A file or console takes nothing: drop and count what comes, or block the worker until it does."
+    )
 
 
 class Rlimits(Table):

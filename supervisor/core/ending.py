@@ -19,7 +19,7 @@ START_FAILED = 75
 """Exit code of a group that could not start for want of something (EX_TEMPFAIL)."""
 
 
-def worker_exited(turn: Turn, worker: Worker, status: ExitStatus) -> None:
+def worker_exited(turn: Turn, worker: Worker, status: ExitStatus, stderr_tail: str) -> None:
     slot = turn.slot(worker)
     if slot is None or slot.pid is None or slot.status is not None:
         return
@@ -47,7 +47,14 @@ def worker_exited(turn: Turn, worker: Worker, status: ExitStatus) -> None:
     if not success:
         turn.events.append(
             events.worker_failed(
-                now, turn.who(worker), after, root_cause=True, pid=slot.pid, status=status, exit_code=status.code
+                now,
+                turn.who(worker),
+                after,
+                root_cause=True,
+                pid=slot.pid,
+                status=status,
+                exit_code=status.code,
+                stderr_tail=stderr_tail,
             )
         )
     exit_code = 128 + status.signal if status.signal is not None else status.code or 0

@@ -96,7 +96,7 @@ def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran
 
 def worker_failed(
     at: float, who: Who, reason: str, *, root_cause: bool,
-    pid: int | None = None, status: ExitStatus | None = None, exit_code: int | None = None,
+    pid: int | None = None, status: ExitStatus | None = None, exit_code: int | None = None, stderr_tail: str = "",
 ) -> Event:  # fmt: skip
     """``root_cause`` is true for the first failure of an attempt. Without ``status`` the worker never ran."""
     fields: dict[str, Any] = {**_of(who), "root_cause": root_cause}
@@ -108,6 +108,8 @@ def worker_failed(
     elif exit_code is not None:
         fields["exit_code"] = exit_code
     fields["reason"] = reason
+    if stderr_tail:
+        fields["stderr_tail"] = stderr_tail
     return Event("worker.failed", "error", at, f"rank {who.rank} failed: {reason}", who.group, fields)
 
 
@@ -291,13 +293,34 @@ def daemon_reload_refused(at: float, why: str) -> Event:
     return Event("daemon.reload_refused", "warning", at, f"not reloaded: {why}", None, {"reason": why})
 
 
-def worker_output_dropped(at: float, who: Who, stream: str, lost: int, why: str, *, over: bool) -> Event:
-    """A log file takes nothing, or, with ``over``, does again; ``lost`` bytes so far."""
+def worker_output_dropped(at: float, who: Who, stream: str, into: str, lost: int, why: str, *, over: bool) -> Event:
+    """A log file or the journal takes nothing, or, with ``over``, does again; ``lost`` bytes so far."""
     verb = "takes output again; dropped" if over else "takes no output, dropping it; so far"
     return Event(
-        "worker.output_dropped", "warning", at, f"rank {who.rank}: {stream}.log {verb} {lost} bytes: {why}", who.group,
-        {**_of(who), "stream": stream, "dropped_bytes": lost, "reason": why, "over": over},
+        "worker.output_dropped", "warning", at, f"rank {who.rank}: {into} {verb} {lost} bytes: {why}", who.group,
+        {**_of(who), "stream": stream, "into": into, "dropped_bytes": lost, "reason": why, "over": over},
     )  # fmt: skip
+
+
+def worker_output_blocked(at: float, who: Who, stream: str, into: str, why: str, *, over: bool) -> Event:
+    """A log file takes nothing and its worker waits for it, as configured; with ``over`` it goes on."""
+    verb = "takes output again" if over else "takes no output, so the worker has to wait"
+    return Event(
+        "worker.output_blocked", "info" if over else "warning", at, f"rank {who.rank}: {into} {verb}: {why}", who.group,
+        {**_of(who), "stream": stream, "into": into, "reason": why, "over": over},
+    )  # fmt: skip
+
+
+def daemon_console_lost(at: float, stream: str, why: str) -> Event:
+    """Whoever read our stdout or stderr is gone: what belongs there is lost from here on, and counted."""
+    return Event(
+        "daemon.console_lost", "warning", at, f"nobody reads rankd's {stream} any more: {why}", None,
+        {"stream": stream, "reason": why},
+    )  # fmt: skip
+
+
+def daemon_logs_reopened(at: float) -> Event:
+    return Event("daemon.logs_reopened", "info", at, "SIGUSR1: log files are opened anew", None, {"signal": "SIGUSR1"})
 
 
 def orphan_reaped(at: float, process: str) -> Event:

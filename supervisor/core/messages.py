@@ -103,10 +103,14 @@ class WorkerNotStarted:
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited:
-    """The worker's own process has ended; children of it may still live."""
+    """The worker's own process has ended; children of it may still live.
+
+    ``stderr_tail``: the last lines that it wrote to stderr, where it may have failed and they can be had.
+    """
 
     worker: Worker
     status: ExitStatus
+    stderr_tail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

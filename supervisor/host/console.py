@@ -35,8 +35,8 @@ class Console:
     ``limit`` bytes are held at most, and ``reserve`` more for what is urgent. ``mark`` makes the line that stands for
     so many dropped bytes (none: no line). ``on_dropped`` is called with that number once an episode, when the console
     works again, ``on_broken`` once with the reason when it never will (its reader or terminal is gone). ``broken`` is
-    that reason, and is set from the start for a descriptor that is closed. Two Consoles on one file would tear each
-    other's lines: if ``os.path.sameopenfile``, make one.
+    that reason, and is set from the start for a descriptor that is closed; ``lines_at_break`` had been taken and were
+    lost then. Two Consoles on one file would tear each other's lines: if ``os.path.sameopenfile``, make one.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Console:
     ) -> None:
         self.broken: str | None = None
         self.dropped_bytes = 0
+        self.lines_at_break = 0
         self._limit = limit
         self._reserve = reserve
         self._mark = mark
@@ -100,6 +101,11 @@ class Console:
             return self._hold(data, urgent)
         self._front = self._push(data)
         return self.broken is None
+
+    def takes_more(self) -> bool:
+        """Whether nothing waits to be written (or never will be), so that nothing written now is dropped."""
+        waits = self._front or self._behind or self._missing
+        return not waits or self.broken is not None or (self._full and self._catch_up())
 
     def flush(self, timeout: float) -> bool:
         """Everything held is written, waiting at most ``timeout`` seconds; False when it could not be."""
@@ -172,13 +178,14 @@ class Console:
                 self._full = True  # tried again with the next write
                 self._stop_waiting()
             else:
-                self._break(error.strerror or str(error), len(rest))
+                self._break(error.strerror or str(error), bytes(rest))
                 return memoryview(b"")
         return memoryview(rest)
 
-    def _break(self, reason: str, unwritten: int) -> None:
+    def _break(self, reason: str, unwritten: bytes) -> None:
         self.broken = reason
-        self.dropped_bytes += unwritten + self._behind_bytes
+        self.dropped_bytes += len(unwritten) + self._behind_bytes
+        self.lines_at_break = sum(data.count(b"\n") for data in (unwritten, *self._behind))
         self._front = memoryview(b"")
         self._behind.clear()
         self._behind_bytes = self._missing = 0

@@ -86,6 +86,9 @@ class Attached(Protocol):
     def drain(self) -> None:
         """Read what is there now."""
 
+    def stderr_tail(self) -> str:
+        """The last lines written to stderr, as far as they can be had."""
+
     def close(self) -> None:
         """Nobody writes any more: read to the end and close."""
 
@@ -101,9 +104,12 @@ class OutputDoor(Protocol):
 
 
 class _Run:
-    """One start of one worker. ``pidfd`` is the leader's; after its end one of a stray, or -1."""
+    """One start of one worker. ``pidfd`` is the leader's; after its end one of a stray, or -1.
 
-    __slots__ = ("attached", "group", "killed", "pidfd", "told", "tree", "worker")
+    ``signal`` is the last one that we have sent.
+    """
+
+    __slots__ = ("attached", "group", "killed", "pidfd", "signal", "told", "tree", "worker")
 
     def __init__(self, group: str, worker: Worker, tree: Tree, attached: Attached) -> None:
         self.group = group
@@ -112,6 +118,7 @@ class _Run:
         self.attached = attached
         self.pidfd = -1
         self.killed = False
+        self.signal: int | None = None
         self.told = False
 
 
@@ -272,7 +279,10 @@ class Processes:
         self._ended[run.tree] = run
         self._look_soon()
         run.attached.drain()
-        self._post(run.group, WorkerExited(run.worker, status))
+        # Not of a crowd that is stopped: they die of our signal, or exit with 0.
+        tells = status.code != 0 and (status.signal is None or status.signal != run.signal)
+        tail = run.attached.stderr_tail() if tells else ""
+        self._post(run.group, WorkerExited(run.worker, status, tail))
 
     def _forget_pidfd(self, run: _Run) -> None:
         os.close(run.pidfd)
@@ -353,6 +363,7 @@ class Processes:
             if run is None:
                 continue
             if not run.tree.leader_reaped:
+                run.signal = signal
                 _send_led(run, signal, reach)
                 led.append(run)
             if reach == "tree" or run.tree.leader_reaped:

@@ -8,8 +8,9 @@ import grp
 import os
 import pwd
 import signal
+import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import NamedTuple
 
 from supervisor.core.messages import Fault
@@ -98,7 +99,9 @@ def make_directory(path: str, identity: Identity) -> None:
         try:
             os.mkdir(path)
         except FileNotFoundError:
-            os.makedirs(path, exist_ok=True)
+            _make_way(os.path.dirname(path))
+            with suppress(FileExistsError):
+                os.mkdir(path)
         except FileExistsError:
             if not os.path.isdir(path):
                 raise
@@ -106,6 +109,19 @@ def make_directory(path: str, identity: Identity) -> None:
             os.chown(path, -1 if identity.uid is None else identity.uid, -1 if identity.gid is None else identity.gid)
     except OSError as error:
         raise not_started(f"cannot make the worker's directory '{path}'", error) from error
+
+
+def _make_way(path: str) -> None:
+    """A directory, and those above it, that any worker may pass through, whatever our umask is."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        _make_way(os.path.dirname(path))
+        with suppress(FileExistsError):
+            os.mkdir(path)
+    os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | 0o111)  # noqa: S103 - to pass through, not to read
 
 
 def find_program(plan: WorkerPlan) -> str:

@@ -19,6 +19,7 @@ from supervisor.plan import (
     LogRules,
     Resources,
     RestartRules,
+    Rotation,
     Rung,
     StopRules,
     Streams,
@@ -98,6 +99,11 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
         logs.tee = "0"
         logs.prefix = ""
         logs.local_ranks_filter = [0, 11]
+        logs.duplicate_stdout_filters = ["loss", "a, b"]
+        logs.duplicate_stderr_filters = ["NaN"]
+        logs.rotate = {{ max_bytes = "10MB", keep = 3 }}
+        logs.journal = true
+        logs.when_full = "block"
         resources.nice = 19
         resources.oom_score_adj = 1000
         resources.cpu_affinity = "{cpu}"
@@ -113,7 +119,18 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
         command=("echo", "${RANK}", "a", ""),
         workers=12,
         role="r",
-        logs=LogRules("/logs", Streams(0, {0: 1, 11: 2}), Streams(0), "", frozenset({0, 11})),
+        logs=LogRules(
+            "/logs",
+            Streams(0, {0: 1, 11: 2}),
+            Streams(0),
+            "",
+            frozenset({0, 11}),
+            ("loss", "a, b"),
+            ("NaN",),
+            Rotation(10_000_000, 3),
+            journal=True,
+            when_full="block",
+        ),
         cwd=os.path.normpath(tmp_path / "../job"),
         user=str(os.geteuid()),
         group=str(os.getegid()),

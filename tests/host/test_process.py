@@ -60,6 +60,9 @@ class Ends:
     def drain(self) -> None:
         self._told("drain")
 
+    def stderr_tail(self) -> str:
+        return ""
+
     def close(self) -> None:
         self._told("close")
 
@@ -760,6 +763,7 @@ class Door:
     stdin = stdout = stderr = os.open(os.devnull, os.O_RDWR)
     def started(self, pid): pass
     abort = drain = close = lambda self: None
+    def stderr_tail(self): return ""
 
 async def main():
     story, news = [], asyncio.Event()
