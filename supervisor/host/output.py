@@ -114,9 +114,10 @@ class Attached:
         if not self.child_ends:
             return
         self._close_child_ends()
-        prefix = substitute(self.plan.logs.prefix, {**self.plan.labels, "pid": str(pid)})
+        prefix = os.fsencode(substitute(self.plan.logs.prefix, {**self.plan.labels, "pid": str(pid)}))
+        rank = int(self.plan.labels["rank"])
         for pipe, console, losses in self.teed:
-            pipe.sinks += (ConsoleLines(console, os.fsencode(prefix), losses),)
+            pipe.sinks += (ConsoleLines(console, console.prefix(prefix, rank), losses),)
             self._pipes.flow(pipe)
 
     def abort(self) -> None:
