@@ -36,6 +36,7 @@ from supervisor.host.proc import Process
 from supervisor.host.process import Processes, seal_inherited_fds
 from supervisor.host.sinks import Dropped
 from supervisor.host.state import Held, StateFile, hold, this_daemon
+from supervisor.host.terminal import Terminal
 from supervisor.plan import (
     DaemonPlan,
     Reach,
@@ -49,6 +50,7 @@ from supervisor.plan import (
 from supervisor.report import listen
 from supervisor.report.counts import Counts
 from supervisor.report.log import Records, resolve_format
+from supervisor.report.progress import progress
 from supervisor.report.together import Together
 from supervisor.runtime import Runtime
 
@@ -127,7 +129,7 @@ class Daemon:
                 run_id=plan.run_id,
                 level=plan.log_level,
                 format=self._format,
-                colour=os.isatty(1) and "NO_COLOR" not in os.environ,
+                colour=_wants_colour(1),
             )
             self._counts = Counts()
             self._ending = anyio.Event()
@@ -144,6 +146,7 @@ class Daemon:
                 with (
                     self._processes.spawner.many_descriptors(),
                     signals.signal_door(self._on_signals()),
+                    self._progress(),
                     self._survived(),
                 ):
                     await self._supervise()
@@ -326,6 +329,8 @@ class Daemon:
         callbacks[signal.SIGCHLD] = self._processes.on_sigchld
         callbacks[signal.SIGUSR1] = self._reopen_logs
         callbacks[signal.SIGUSR2] = lambda: None  # without a handler it would end us
+        if self._terminal is not None:
+            callbacks[signal.SIGWINCH] = self._terminal.refresh
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else: started by nohup(1)
             callbacks[signal.SIGHUP] = self._hung_up
         return callbacks
@@ -365,10 +370,17 @@ class Daemon:
 
     @contextmanager
     def _consoles(self) -> Iterator[tuple[Console, Console]]:
-        out = Console(1, mark=self._mark, on_broken=lambda why: self._console_lost("stdout", why, out.lines_at_break))
+        kind = Terminal if self._shows_progress() else Console
+        out: Console = kind(
+            1,
+            mark=self._mark,
+            on_broken=lambda why: self._console_lost("stdout", why, out.lines_at_break),
+            colour=_wants_colour(1),
+        )
+        self._terminal = out if isinstance(out, Terminal) else None
         err = out
         if not os.path.sameopenfile(1, 2):
-            err = Console(2, on_broken=partial(self._console_lost, "stderr"))
+            err = Console(2, on_broken=partial(self._console_lost, "stderr"), colour=_wants_colour(2))
         self._lines = Together(partial(self._write_records, out), asyncio.get_running_loop().call_soon)
         try:
             yield out, err
@@ -377,6 +389,31 @@ class Daemon:
             for console in {id(out): out, id(err): err}.values():
                 console.flush(FAREWELL)
                 console.close()
+
+    def _shows_progress(self) -> bool:
+        """On a terminal that can erase a line, and when nobody writes to it past us: a worker without a file would."""
+        return (
+            self._format == "console"
+            and os.isatty(1)
+            and os.environ.get("TERM", "dumb") != "dumb"
+            and not any(
+                group.logs.inherits(rank) for group in self._plan.groups.values() for rank in range(group.workers)
+            )
+        )
+
+    @contextmanager
+    def _progress(self) -> Iterator[None]:
+        """Meanwhile a terminal's bottom line says how the groups stand; whatever ends us, the shell finds it clean."""
+        terminal = self._terminal
+        if terminal is None:
+            yield
+            return
+        colour = _wants_colour(1)
+        terminal.show(lambda columns: progress(self._runtime.snapshot(workers=False), columns, colour=colour))
+        try:
+            yield
+        finally:
+            terminal.take_down()
 
     def _tell(self, event: Event) -> None:
         self._counts.observe(event)
@@ -413,6 +450,8 @@ class Daemon:
         self._tell(events.orphan_reaped(clock.now(), str(process)))
 
     def _changed(self, state: Groups) -> None:
+        if self._terminal is not None:
+            self._terminal.refresh()
         line = self._status_line()
         if state.stage in ("draining", "stopping"):
             self._ending.set()
@@ -425,6 +464,10 @@ class Daemon:
 
     def _stop_deadline(self) -> float | None:
         return groups.stop_deadline(self._runtime.state, clock.now())
+
+
+def _wants_colour(fd: int) -> bool:
+    return os.isatty(fd) and "NO_COLOR" not in os.environ
 
 
 def _load_http() -> type:

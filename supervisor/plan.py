@@ -98,6 +98,11 @@ class LogRules:
     journal: bool = False
     when_full: WhenFull = "drop"
 
+    def inherits(self, local_rank: int) -> bool:
+        """Whether that worker has a stream in no file, so that it writes where rankd's own goes by itself."""
+        shown = not self.local_ranks_filter or local_rank in self.local_ranks_filter
+        return shown and (self.redirects[local_rank] | self.tee[local_rank]) != 3
+
 
 UNLIMITED = -1
 

@@ -216,7 +216,8 @@ class Stream:
         prefix = os.fsencode(substitute(logs.prefix, words))
         if self._console is not None:
             kind = StampedLines if STAMP.encode() in prefix else ConsoleLines
-            yield kind(self._console, prefix, self.losses)
+            shown = self._console.prefix(prefix, int(self.plan.labels["rank"]))
+            yield kind(self._console, shown, self.losses)
         if self.filtered is not None:
             yield FilteredLines(self.filtered, self._texts, prefix, self.losses)
         if self.journal is not None:

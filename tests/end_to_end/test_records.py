@@ -100,7 +100,7 @@ def test_on_a_terminal_records_are_prose_between_the_workers_lines(tmp_path: Pat
     job = python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)")
     path.write_text(table("health", listen=[]) + group("job", job, restart={"max_restarts": 0}))
     ours, theirs = os.openpty()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "STATE_DIRECTORY": str(tmp_path / "state")}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "TERM": "dumb"}
     with subprocess.Popen(
         [sys.executable, "-m", "supervisor", "run", str(path)],
         env=environment | {"RUNTIME_DIRECTORY": str(tmp_path / "run")},
