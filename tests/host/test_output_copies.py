@@ -147,12 +147,11 @@ async def test_a_worker_that_blocks_waits_for_a_full_disk_and_loses_nothing(tmp_
         filler.write_bytes(bytes(40_000))
         worker = host.python(program + "\nos.write(2, b'the end')", when_full="block")
         await until(lambda: host.told)
-        assert [(told.waits, told.over, told.into) for told in host.told] == [(True, False, "stdout.log")]
+        assert {(told.waits, told.over) for told in host.told} == {(True, False)}
         for _ in range(200):
             await anyio.lowlevel.checkpoint()
         assert len(worker.out) < len(lines)
         filler.unlink()
-        await until(lambda: len(worker.out) == len(lines))
         await worker.done()
         assert (worker.out, worker.err) == (lines, b"the end")
         assert (host.told[-1].waits, host.told[-1].over) == (True, True)
