@@ -103,10 +103,15 @@ class WorkerNotStarted:
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited:
-    """The worker's own process has ended; children of it may still live."""
+    """The worker's own process has ended; children of it may still live.
+
+    ``oom``: proved that the kernel has killed it for want of memory. ``evidence``: what else is known, or who says so.
+    """
 
     worker: Worker
     status: ExitStatus
+    oom: bool = False
+    evidence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
