@@ -27,12 +27,14 @@ from supervisor.core.groups import Begun, EndRequested, Groups
 from supervisor.core.messages import Input, Worker, WorkerExited, WorkerStarted
 from supervisor.errors import BUG, UNAVAILABLE, AddressUnavailable, RankdError
 from supervisor.host import leftovers, signals, systemd
+from supervisor.host.cgroup import limits_without
 from supervisor.host.console import Console
-from supervisor.host.containment import Sessions, become_subreaper
+from supervisor.host.containment import become_subreaper
 from supervisor.host.guardian import Guardian, is_needed
+from supervisor.host.leaves import contain
 from supervisor.host.output import Output
 from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
-from supervisor.host.proc import Process
+from supervisor.host.proc import Ended, Process
 from supervisor.host.process import Processes, seal_inherited_fds
 from supervisor.host.sinks import Dropped
 from supervisor.host.state import Held, StateFile, hold, this_daemon
@@ -139,7 +141,7 @@ class Daemon:
             self._counts.log_bytes = output.log_bytes
             self._counts.log_dropped_bytes = output.log_dropped_bytes
             become_subreaper()
-            self._containment = Sessions(adopts=True, unclaimed=self._orphan_reaped)
+            self._containment = contain(self._orphan_reaped, [group.resources for group in plan.groups.values()])
             self._processes = Processes(self._post, output, self._containment)
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
             try:
@@ -153,6 +155,7 @@ class Daemon:
             finally:
                 self._runtime.close()
                 self._processes.close()
+                self._containment.give_back()
                 output.close()
                 for claim in self._claims.values():
                     claim.release()
@@ -205,13 +208,15 @@ class Daemon:
                 await self._processes.all_gone()
 
     def _introduce(self) -> None:
+        contained = self._containment
         self._tell(
-            events.daemon_started(
-                clock.now(), __version__, os.getpid(), tuple(self._plan.groups), "session and subreaper"
-            )
+            events.daemon_started(clock.now(), __version__, os.getpid(), tuple(self._plan.groups), contained.flavour)
         )
-        for event in self._inherited:
+        for event in [*self._inherited, *_told_of(0, contained.earlier)]:
             self._tell(event)
+        for group in self._plan.groups.values():
+            if keys := limits_without(group.resources, contained.controllers):
+                self._tell(events.group_unlimited(clock.now(), group.name, keys, contained.flavour))
 
     async def _live(self) -> None:
         runtime = self._runtime
@@ -416,8 +421,19 @@ class Daemon:
             terminal.take_down()
 
     def _tell(self, event: Event) -> None:
+        if event.name == "worker.unkillable":
+            event = self._with_remains(event)
         self._counts.observe(event)
         self._records.tell(event)
+
+    def _with_remains(self, event: Event) -> Event:
+        """The core knows who cannot be killed; what is left of it, and where that hangs, is seen in /proc."""
+        rank, local_rank, attempt, pid = (event.fields[name] for name in ("rank", "local_rank", "attempt", "pid"))
+        assert event.group is not None
+        who = Who(event.group, rank, local_rank, attempt)
+        return events.worker_unkillable(
+            event.at, who, pid, self._processes.remains(event.group, Worker(local_rank, attempt))
+        )
 
     def _mark(self, lost: int) -> bytes:
         return self._records.dropped(lost)
@@ -520,10 +536,15 @@ def _succeed(directory: str, stack: ExitStack) -> list[Event]:
     told = []
     if earlier.refused:
         told.append(events.daemon_state_refused(clock.now(), earlier.refused, earlier.aside))
-    if killed := earlier.ended.killed:
-        names, left = tuple(map(str, killed)), ", ".join(map(str, earlier.ended.left))
-        told.append(events.leftovers_killed(clock.now(), earlier.pid, names, left))
-    return told
+    return told + _told_of(earlier.pid, earlier.ended)
+
+
+def _told_of(pid: int, ended: Ended) -> list[Event]:
+    """What there is to tell of the processes of an earlier daemon; ``pid`` is its own, or 0 if nobody knows."""
+    if not ended.killed:
+        return []
+    left = ", ".join(map(str, ended.left))
+    return [events.leftovers_killed(clock.now(), pid, tuple(map(str, ended.killed)), left)]
 
 
 def _seed(plan: DaemonPlan, group: str) -> int:

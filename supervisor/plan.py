@@ -119,13 +119,18 @@ class Limit:
 class Resources:
     """What the kernel grants a group's workers. None and empty: what it grants rankd.
 
-    ``rlimits`` by name: RLIMIT_NOFILE is "nofile". ``cpus``: one set for all workers, or one a local rank.
+    ``rlimits`` by name: RLIMIT_NOFILE is "nofile". ``cpus``: one set for all workers, or one a local rank. The last
+    four are of each worker's control group, in the kernel's own words (cgroups v2, cpu.max: "QUOTA PERIOD").
     """
 
     nice: int | None = None
     oom_score_adj: int | None = None
     rlimits: Mapping[str, Limit] = field(default_factory=dict)
     cpus: tuple[frozenset[int], ...] = ()
+    memory_max: int = 0
+    memory_high: int = 0
+    cpu_max: str = ""
+    pids_max: int = 0
 
     def cpus_of(self, local_rank: int) -> frozenset[int]:
         """Where that worker may run; empty: wherever rankd may."""

@@ -197,6 +197,10 @@ def _resources(name: str, given: tables.Resources, workers: int, mistakes: Mista
         oom_score_adj=given.oom_score_adj,
         rlimits={limit.rstrip("_"): value for limit, value in given.rlimits if value is not None},
         cpus=given.cpu_affinity,
+        memory_max=given.memory_max,
+        memory_high=given.memory_high,
+        cpu_max=given.cpu_max,
+        pids_max=given.pids_max,
     )
     if wanted != Resources():
         from supervisor.host.resources import refusals  # noqa: PLC0415  (most files ask for nothing)

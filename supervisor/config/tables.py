@@ -65,6 +65,12 @@ Account = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}]}),
 ]
 CpuSets = Annotated[tuple[frozenset[int], ...], PlainValidator(values.cpu_sets), WithJsonSchema(_text(values.CPU_SETS))]
+Size = Annotated[
+    int,
+    PlainValidator(values.size),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, _text(f"{values.SIZE}|[0-9]+")]}),
+]
+CpuMax = Annotated[str, PlainValidator(values.cpu_max), WithJsonSchema({"anyOf": [NonNegative, _text(values.CPU_MAX)]})]
 Listen = Annotated[
     str, AfterValidator(_address), WithJsonSchema(_text(r"unix:/.+|(\[[^\[\]]+\]|[^:\[\]]*):[0-9]{1,5}"))
 ]
@@ -82,11 +88,6 @@ Bytes = Annotated[
 ]
 Seconds = Annotated[
     Limit, PlainValidator(partial(values.limit, unit="seconds")), WithJsonSchema(_limit(f"|{values.DURATION}"))
-]
-Size = Annotated[
-    int,
-    PlainValidator(values.size),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, _text(f"{values.SIZE}|[0-9]+")]}),
 ]
 String = Annotated[str, AfterValidator(values.no_nul)]
 Word = Annotated[String, Field(min_length=1)]
@@ -244,6 +245,10 @@ class Resources(Table):
         "auto", "CPUs for all workers (0-3,8) or by local rank (0-3;4-7); auto and none: wherever rankd may run."
     )
     numa: Literal["none"] = key("none", "Nothing is bound to NUMA nodes.")
+    memory_max: Size = key("0", "A worker that takes more memory is killed, children and all. 0: no limit.")
+    memory_high: Size = key("0", "A worker that takes more memory is slowed down until it gives back. 0: no limit.")
+    cpu_max: CpuMax = key("0", 'CPU time: a number of CPUs (1.5) or "QUOTA PERIOD" in microseconds. 0: no limit.')
+    pids_max: Annotated[int, Field(ge=0, le=2**22)] = key(0, "Processes and threads of a worker. 0: no limit.")
     rlimits: Rlimits = key({})
 
 

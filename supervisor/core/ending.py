@@ -6,7 +6,7 @@ from typing import assert_never
 
 from supervisor.core import events, restarts
 from supervisor.core.events import By
-from supervisor.core.messages import CancelTimer, ExitStatus, Worker, WorkerNotStarted
+from supervisor.core.messages import CancelTimer, ExitStatus, Worker, WorkerExited, WorkerNotStarted
 from supervisor.core.starting import resume_rank, settle_start
 from supervisor.core.state import Again, Ended, Failure, Group, Phase, Slot, Verdict
 from supervisor.core.stopping import settle_stop, stop
@@ -19,18 +19,19 @@ START_FAILED = 75
 """Exit code of a group that could not start for want of something (EX_TEMPFAIL)."""
 
 
-def worker_exited(turn: Turn, worker: Worker, status: ExitStatus, stderr_tail: str) -> None:
+def worker_exited(turn: Turn, exited: WorkerExited) -> None:
+    worker, status = exited.worker, exited.status
     slot = turn.slot(worker)
     if slot is None or slot.pid is None or slot.status is not None:
         return
     group, now = turn.group, turn.now
     rules = group.plan.restart
     ran_for = now - slot.since
-    by = _by(group, status)
+    by = _by(group, exited)
     end = restarts.end_of(rules, status)
     success = end == "success"
-    words = events.how_it_ended(status)
-    turn.events.append(events.worker_exited(now, turn.who(worker), slot.pid, status, by, ran_for))
+    words = events.how_it_ended(status, by, exited.evidence)
+    turn.events.append(events.worker_exited(now, turn.who(worker), slot.pid, status, by, ran_for, words))
     running = group.phase in (Phase.STARTING, Phase.RUNNING)
     turn.put(
         Slot(worker, now, slot.pid, status),
@@ -54,7 +55,7 @@ def worker_exited(turn: Turn, worker: Worker, status: ExitStatus, stderr_tail: s
                 pid=slot.pid,
                 status=status,
                 exit_code=status.code,
-                stderr_tail=stderr_tail,
+                stderr_tail=exited.stderr_tail,
             )
         )
     exit_code = 128 + status.signal if status.signal is not None else status.code or 0
@@ -68,8 +69,12 @@ def worker_exited(turn: Turn, worker: Worker, status: ExitStatus, stderr_tail: s
         )
 
 
-def _by(group: Group, status: ExitStatus) -> By:
-    """Who ended it: we, if we had begun to stop it; itself, by exiting or crashing; else somebody outside."""
+def _by(group: Group, exited: WorkerExited) -> By:
+    """Who ended it: the kernel, where that is proved; we, if we had begun to stop it; itself, by exiting or crashing;
+    else somebody outside."""
+    status = exited.status
+    if exited.oom:
+        return "oom"
     if group.phase in (Phase.STOPPING, Phase.FINISHED):
         ours = any(status.signal == rung.signal for rung in group.plan.stop.ladder)
         return "itself" if status.signal in CRASH_SIGNALS and not ours else "daemon"

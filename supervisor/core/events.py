@@ -15,7 +15,7 @@ from typing import Any, Literal
 from supervisor.core.messages import ExitStatus
 
 Level = Literal["debug", "info", "warning", "error"]
-By = Literal["itself", "daemon", "outside"]
+By = Literal["itself", "daemon", "oom", "outside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,15 @@ def signal_name(number: int) -> str:
         return f"SIG{number}"
 
 
-def how_it_ended(status: ExitStatus) -> str:
-    """``exited with code 3`` or ``was killed by SIGSEGV (core dumped)``."""
+def how_it_ended(status: ExitStatus, by: By = "itself", evidence: str = "") -> str:
+    """``exited with code 3``, ``was killed by SIGSEGV (core dumped)`` or ``was killed by SIGKILL (out of memory)``."""
     if status.signal is None:
         return f"exited with code {status.code}"
-    return f"was killed by {signal_name(status.signal)}" + (" (core dumped)" if status.core_dumped else "")
+    why = "core dumped" if status.core_dumped else "out of memory" if by == "oom" else ""
+    if not why and not evidence and by == "outside" and status.signal == signals.SIGKILL:
+        why = "unknown, from outside"
+    words = ", ".join(filter(None, (why, evidence)))
+    return f"was killed by {signal_name(status.signal)}" + (f" ({words})" if words else "")
 
 
 def ms(seconds: float) -> float:
@@ -77,7 +81,8 @@ def worker_started(at: float, who: Who, pid: int) -> Event:
     )  # fmt: skip
 
 
-def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran_for: float) -> Event:
+def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran_for: float, words: str = "") -> Event:
+    """``words``: how it ended, if more is known than its status."""
     fields: dict[str, Any] = {**_of(who), "pid": pid}
     if status.signal is None:
         fields["exit_code"] = status.code
@@ -91,7 +96,7 @@ def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran
         "user_cpu_s": round(status.user_cpu_s, 6),
         "system_cpu_s": round(status.system_cpu_s, 6),
     }
-    return Event("worker.exited", "info", at, f"rank {who.rank} {how_it_ended(status)}", who.group, fields)
+    return Event("worker.exited", "info", at, f"rank {who.rank} {words or how_it_ended(status)}", who.group, fields)
 
 
 def worker_failed(
@@ -239,6 +244,15 @@ def group_failed(at: float, group: str, attempt: int, reason: str, exit_code: in
     )  # fmt: skip
 
 
+def group_unlimited(at: float, group: str, keys: tuple[str, ...], why: str) -> Event:
+    """Limits that were asked for cannot be had: the workers run without them."""
+    return Event(
+        "group.unlimited", "warning", at,
+        f"{group} runs without {', '.join(keys)}: the workers' control groups cannot limit that here: {why}", group,
+        {"resources": list(keys), "reason": why},
+    )  # fmt: skip
+
+
 # ---- the daemon
 
 
@@ -334,9 +348,10 @@ def orphan_reaped(at: float, process: str) -> Event:
 def leftovers_killed(at: float, pid: int, processes: tuple[str, ...], details: str) -> Event:
     """An earlier daemon (``pid``) died without a word; ``details`` names what of its processes will not die."""
     named = ", ".join(processes[:8]) + (f" and {len(processes) - 8} more" if len(processes) > 8 else "")
+    earlier = f"an earlier rankd (pid {pid})" if pid else "an earlier rankd"
     return Event(
         "worker.orphan_killed", "warning", at,
-        f"an earlier rankd (pid {pid}) has died and left {len(processes)} process{'es' if len(processes) != 1 else ''} "
+        f"{earlier} has died and left {len(processes)} process{'es' if len(processes) != 1 else ''} "
         f"behind ({named}): sent SIGKILL{'; still there: ' + details if details else ''}", None,
         {"signal": "SIGKILL", "processes": list(processes[:32]), "count": len(processes), "error": details},
     )  # fmt: skip

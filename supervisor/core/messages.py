@@ -105,11 +105,14 @@ class WorkerNotStarted:
 class WorkerExited:
     """The worker's own process has ended; children of it may still live.
 
+    ``oom``: proved that the kernel has killed it for want of memory. ``evidence``: what else is known, or who says so.
     ``stderr_tail``: the last lines that it wrote to stderr, where it may have failed and they can be had.
     """
 
     worker: Worker
     status: ExitStatus
+    oom: bool = False
+    evidence: str = ""
     stderr_tail: str = ""
 
 

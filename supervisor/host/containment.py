@@ -12,16 +12,20 @@ known by number and start time, and signalled through ``proc.send``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Generator
+import select
+import time
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import NamedTuple
 
-from supervisor.host.proc import Process, inherited, processes, read_process, send
+from supervisor.host.proc import Ended, Process, inherited, open_proved, processes, read_process, send
+from supervisor.plan import Resources
 
 MARK = "RANKD_TREE"
 """The variable that carries the mark: a path, outermost first, when a worker is itself a supervisor of workers."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PASSES = 16
+_LOOKS_FOR = 0.05  # seconds, with more dead orphans than can be reaped in these, until others have their turn
 _READS_A_STEP = 64
 _ROUNDS = 8
 
@@ -46,13 +50,24 @@ class Orphan(NamedTuple):
     owner: Tree | None
 
 
-class Tree:
-    """One worker's processes: its leader, named by its pid, and whatever came of it."""
+class Alarm(NamedTuple):
+    """A descriptor that has one of ``events`` (epoll(7)) when it is time to look again. Whoever gets it closes it."""
 
-    __slots__ = ("leader", "leader_reaped", "mark")
+    fd: int
+    events: int
+
+
+class Tree:
+    """One worker's processes: its leader, named by its pid, and whatever came of it.
+
+    ``leaf``: the path of its control group; empty where it has none.
+    """
+
+    __slots__ = ("leader", "leader_reaped", "leaf", "mark")
 
     def __init__(self, mark: str) -> None:
         self.mark = mark
+        self.leaf = ""
         self.leader = 0
         self.leader_reaped = False
 
@@ -64,8 +79,16 @@ class Sessions:
     its session and lost its parent is not found any more.
     """
 
-    def __init__(self, *, adopts: bool, unclaimed: Callable[[Process], None]) -> None:
+    controllers: frozenset[str] = frozenset()
+    """Of control groups: what can be limited for a worker's whole tree."""
+    earlier = Ended()
+    """What an earlier daemon had left in our place, and was killed."""
+
+    def __init__(
+        self, *, adopts: bool, unclaimed: Callable[[Process], None], flavour: str = "session and subreaper"
+    ) -> None:
         """``unclaimed`` is told of each orphan that came to us and belongs to no tree; we reap it all the same."""
+        self.flavour = flavour
         self._adopts = adopts
         self._unclaimed = unclaimed
         self._me = os.getpid()
@@ -86,8 +109,13 @@ class Sessions:
 
     # ---- one tree's life
 
-    def open(self) -> Tree:
-        """A tree for a worker about to be spawned, which must see ``MARK=tree.mark`` in its environment."""
+    # What goes unused below is of use where a tree has a control group.
+
+    def open(self, name: str = "", wanted: Resources | None = None, local_rank: int = 0) -> Tree:  # noqa: ARG002
+        """A tree for a worker about to be spawned, which must see ``MARK=tree.mark`` in its environment.
+
+        ``name`` is for people; of what is ``wanted``, only limits of whole trees are meant here: see ``controllers``.
+        """
         self._opened += 1
         tree = Tree(f"{self._mark}.{self._opened}")
         self._by_mark[tree.mark.rpartition("/")[2]] = tree
@@ -123,10 +151,13 @@ class Sessions:
         """
         if not self._adopts:
             return self._left_by_session(ended)
+        until = time.monotonic() + _LOOKS_FOR
         for _ in range(_PASSES):
             left: dict[Tree, list[Process]] = {}
             dead: list[Orphan] = []
             for pid in self._strange_children():
+                if time.monotonic() > until:  # a fork bomb: whose are those that were not looked at?
+                    return {tree: [] for tree in ended} | left
                 orphan = self._orphan(pid)
                 if orphan is None:
                     continue
@@ -179,6 +210,25 @@ class Sessions:
                 yield
             if not new:
                 return
+
+    def alarm(self, tree: Tree, strays: Sequence[Process]) -> Alarm | None:  # noqa: ARG002
+        """When to look again at a tree of which these are left; None for at once."""
+        pidfd = next((fd for fd in map(open_proved, strays) if fd is not None), None)
+        return None if pidfd is None else Alarm(pidfd, select.EPOLLIN)
+
+    def oom_kills(self, tree: Tree) -> int:  # noqa: ARG002
+        """How many of the tree's processes the kernel is known to have killed for memory."""
+        return 0
+
+    def remains(self, tree: Tree, strays: Sequence[Process]) -> list[Process]:
+        """Without a walk over /proc: what of the tree is there now, if these were found last."""
+        remains = [] if tree.leader_reaped else [read_process(tree.leader)]
+        remains += [read_process(stray.pid) for stray in strays]
+        known = {stray.identity for stray in strays}
+        return [one for one in remains if one is not None and (one.pid == tree.leader or one.identity in known)]
+
+    def give_back(self) -> None:
+        """The end: what was taken for containment is as it was found."""
 
     # ---- whose is it
 

@@ -26,8 +26,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from supervisor.host import leftovers, state
-from supervisor.host.leftovers import WITHIN, Ended, Search
-from supervisor.host.proc import open_proved, read_process
+from supervisor.host.leftovers import WITHIN, Search
+from supervisor.host.proc import Ended, open_proved, read_process
 from supervisor.host.state import Daemon, State
 
 if TYPE_CHECKING:

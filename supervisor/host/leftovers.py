@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from supervisor.host import state
 from supervisor.host.containment import MARK
-from supervisor.host.proc import OUT_OF_REACH, Process, inherited, open_proved, processes, read_process, send
+from supervisor.host.proc import OUT_OF_REACH, Ended, Process, inherited, open_proved, processes, read_process, send
 from supervisor.host.state import Daemon, Refused, State
 
 WITHIN = 10.0
@@ -41,13 +41,6 @@ SURE_AFTER = 0.05
 _SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _HELD = 256  # pidfds at a time
 _PROCESS_GROUP = 4  # PIDFD_SIGNAL_PROCESS_GROUP, since Linux 6.9 (pidfd_send_signal(2))
-
-
-class Ended(NamedTuple):
-    """What was found and sent SIGKILL, and what of it was still there when we gave up."""
-
-    killed: tuple[Process, ...] = ()
-    left: tuple[Process, ...] = ()
 
 
 class Earlier(NamedTuple):

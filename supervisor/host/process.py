@@ -30,7 +30,8 @@ from supervisor.core.messages import (
     WorkerStarted,
 )
 from supervisor.host.containment import MARK, Sessions, Tree
-from supervisor.host.proc import NOT_CONTINUED, OUT_OF_REACH, Process, open_proved, send
+from supervisor.host.oom import Since, Witness, core_pattern
+from supervisor.host.proc import NOT_CONTINUED, OUT_OF_REACH, Process, send, wait_channel
 from supervisor.host.spawn import Identity, NotStarted, Spawner, not_started
 from supervisor.plan import Reach, WorkerPlan
 
@@ -48,8 +49,10 @@ CROWD_LEAVES = 0.1
 """With more workers than that, so many seconds pass before those still there are searched for descendants elsewhere."""
 
 _REST = 4.0  # a look may cost a millisecond with thousands of children: at most a fifth of the time goes there
+_LONGEST_REST = 0.1
 _SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})  # the last: of epoll's watches
 _SHORT_FOR = 0.1  # seconds until what failed for want of these is tried again
+_DESCRIBED = 8  # processes of a worker that are described one by one
 _TRACED = 0.05  # seconds until a worker whose end a debugger is still looking at is asked for again
 
 
@@ -104,14 +107,15 @@ class OutputDoor(Protocol):
 
 
 class _Run:
-    """One start of one worker. ``pidfd`` is the leader's; after its end one of a stray, or -1.
+    """One start of one worker.
 
-    ``signal`` is the last one that we have sent.
+    ``pidfd`` is the leader's; after its end what the containment gives as an alarm, or -1. ``killed``: whatever is left
+    is to die; ``signal``: the last one that its leader was sent by us. ``strays`` are those seen last.
     """
 
-    __slots__ = ("attached", "group", "killed", "pidfd", "signal", "told", "tree", "worker")
+    __slots__ = ("attached", "group", "killed", "pidfd", "signal", "since", "strays", "told", "tree", "worker")
 
-    def __init__(self, group: str, worker: Worker, tree: Tree, attached: Attached) -> None:
+    def __init__(self, group: str, worker: Worker, tree: Tree, attached: Attached, since: Since) -> None:
         self.group = group
         self.worker = worker
         self.tree = tree
@@ -120,6 +124,8 @@ class _Run:
         self.killed = False
         self.signal: int | None = None
         self.told = False
+        self.strays: Sequence[Process] = ()
+        self.since = since
 
 
 class Processes:
@@ -135,6 +141,8 @@ class Processes:
         self._post = post
         self._output = output
         self._containment = containment
+        self._witness = Witness()
+        self._since = self._witness.now()
         self._queue: deque[tuple[str, Worker, Callable[[], WorkerPlan]]] = deque()
         self._asked = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -170,6 +178,7 @@ class Processes:
     async def run(self) -> None:
         """Start what is asked for until cancelled, letting the loop turn after every ``SLICE`` seconds."""
         while True:
+            self._since = self._witness.now()
             while self._queue:
                 until = self._loop.time() + SLICE
                 while self._queue and self._loop.time() < until:
@@ -193,11 +202,11 @@ class Processes:
         except ValueError as error:
             raise NotStarted("permanent", str(error)) from error
         identity = Identity.of(plan)
-        tree = self._containment.open()
+        tree = self._containment.open(f"{group}.{worker.attempt}.{worker.rank}", plan.resources, plan.local_rank)
         try:
             attached = self._attach(plan)
             try:
-                run = _Run(group, worker, tree, attached)
+                run = _Run(group, worker, tree, attached, self._since)
                 self._spawn_attached(run, plan, identity)
             except BaseException:
                 attached.abort()
@@ -218,7 +227,7 @@ class Processes:
     def _spawn_attached(self, run: _Run, plan: WorkerPlan, identity: Identity) -> None:
         ends = run.attached
         env = {**plan.env, MARK: run.tree.mark}
-        pid = self.spawner.spawn(plan, env, identity, ends.stdin, ends.stdout, ends.stderr)
+        pid = self.spawner.spawn(plan, env, identity, ends.stdin, ends.stdout, ends.stderr, leaf=run.tree.leaf)
         try:
             self._watch(run, os.pidfd_open(pid))
         except OSError as error:
@@ -232,9 +241,9 @@ class Processes:
 
     # ---- ending
 
-    def _watch(self, run: _Run, pidfd: int) -> None:
+    def _watch(self, run: _Run, pidfd: int, events: int = select.EPOLLIN) -> None:
         try:
-            self._epoll.register(pidfd, select.EPOLLIN)
+            self._epoll.register(pidfd, events)
         except OSError:
             os.close(pidfd)
             raise
@@ -282,7 +291,17 @@ class Processes:
         # Not of a crowd that is stopped: they die of our signal, or exit with 0.
         tells = status.code != 0 and (status.signal is None or status.signal != run.signal)
         tail = run.attached.stderr_tail() if tells else ""
-        self._post(run.group, WorkerExited(run.worker, status, tail))
+        self._post(run.group, WorkerExited(run.worker, status, *self._evidence(run, status), tail))
+
+    def _evidence(self, run: _Run, status: ExitStatus) -> tuple[bool, str]:
+        """Of an end that needs one: whether the kernel killed it for memory, and what else there is to say."""
+        if status.core_dumped:
+            return False, core_pattern()
+        if status.signal != signals.SIGKILL or run.signal == signals.SIGKILL:
+            return False, ""
+        if self._containment.oom_kills(run.tree):
+            return True, "in its control group"
+        return self._witness.heard_of(run.tree.leader, run.since)
 
     def _forget_pidfd(self, run: _Run) -> None:
         os.close(run.pidfd)
@@ -307,21 +326,22 @@ class Processes:
             self._look_soon(_SHORT_FOR)  # and nobody is declared gone meanwhile
             return
         now = self._loop.time()
-        self._rested_at = now + _REST * (now - began_at)
+        self._rested_at = now + min(_REST * (now - began_at), _LONGEST_REST)
         for tree in [tree for tree in self._ended if tree not in left]:
             self._gone(self._ended.pop(tree))
 
     def _hold(self, run: _Run, strays: Sequence[Process]) -> None:
-        """The worker is not gone yet. The end of any one stray is reason enough to look again."""
+        """The worker is not gone yet."""
+        run.strays = strays
         if run.killed:
             for process in strays:
                 send(process, signals.SIGKILL)
         if run.pidfd < 0:
-            pidfd = next((fd for fd in map(open_proved, strays) if fd is not None), None)
-            if pidfd is None:
+            alarm = self._containment.alarm(run.tree, strays)
+            if alarm is None:
                 self._look_soon()
             else:
-                self._watch(run, pidfd)
+                self._watch(run, *alarm)
         if not run.told:
             run.told = True
             self._loop.call_later(GRACE, self._tell, run)
@@ -346,6 +366,13 @@ class Processes:
         self._containment.close(run.tree)
         run.attached.close()
         self._post(run.group, WorkerGone(run.worker))
+
+    def remains(self, group: str, worker: Worker) -> str:
+        """What is left of a worker, in words: pid, name, state and wait channel of each process, as far as is known."""
+        run = self._runs.get((group, worker))
+        if run is None:
+            return ""
+        return ", ".join(map(_closely, self._containment.remains(run.tree, run.strays)[:_DESCRIBED]))
 
     # ---- signalling
 
@@ -422,6 +449,7 @@ class Processes:
             self._containment.close(run.tree)
             run.attached.close()
         self.spawner.close()
+        self._witness.close()
         self._runs.clear()
         self._ended.clear()
         self._watched.clear()
@@ -434,6 +462,11 @@ def _send_led(run: _Run, signal: int, reach: Reach) -> None:
             signals.pidfd_send_signal(run.pidfd, signal)
         else:
             os.killpg(run.tree.leader, signal)
+
+
+def _closely(process: Process) -> str:
+    channel = wait_channel(process.pid)
+    return f"{process} (state {process.state}{f', waits in {channel}' if channel else ''})"
 
 
 def _exit_status(raw: int, usage: resource.struct_rusage) -> ExitStatus:

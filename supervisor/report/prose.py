@@ -35,7 +35,7 @@ def _lasted(milliseconds: Any) -> str:
 
 _SURPRISING = {
     "outside": "from outside",
-    "oom": "for lack of memory",
+    "oom": "out of memory",
     "timer": "by a timer",
     "heartbeat": "for silence",
 }

@@ -15,8 +15,8 @@ import pytest
 
 from supervisor.host import leftovers, state
 from supervisor.host.containment import MARK
-from supervisor.host.leftovers import Earlier, Ended, Search, end, end_earlier
-from supervisor.host.proc import Process, inherited, open_proved, processes, read_process, send
+from supervisor.host.leftovers import Earlier, Search, end, end_earlier
+from supervisor.host.proc import Ended, Process, inherited, open_proved, processes, read_process, send
 from supervisor.host.state import Daemon, Recorded, State, this_daemon
 from tests.host.observing import open_fds
 

@@ -34,6 +34,7 @@ from supervisor.core.messages import (
 )
 from supervisor.host import process as under_test
 from supervisor.host.containment import MARK, Sessions, Tree, become_subreaper
+from supervisor.host.oom import KERNEL_LOG
 from supervisor.host.proc import Process, read_process
 from supervisor.host.process import Processes, seal_inherited_fds
 from supervisor.host.spawn import Identity, make_directory
@@ -669,9 +670,10 @@ async def test_ends_are_told_in_the_order_in_which_they_happened(host: Host) -> 
 async def test_workers_are_left_alone_when_nobody_watches_any_more(tmp_path: Path) -> None:
     host = Host(tmp_path, adopts=False)
     _, pid = await host.started("sleep", "100")
-    before = fds()
+    before = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in fds()}
     host.processes.close()
-    assert len(before - fds()) == 3  # its pidfd, the epoll, and the directory that we are in
+    closed = [before[fd] for fd in before.keys() - fds()]
+    assert len(set(closed) - {KERNEL_LOG}) == 3, closed  # its pidfd, the epoll, and the directory that we are in
     process = read_process(pid)
     assert process
     assert process.state != "Z"
