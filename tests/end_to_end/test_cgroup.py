@@ -11,7 +11,7 @@ import pytest
 from tests.cgroups import Place, delegated, missing
 from tests.end_to_end.configs import SLEEP, group, ladder, python, table
 from tests.end_to_end.conftest import Start
-from tests.end_to_end.rankd import until
+from tests.end_to_end.rankd import rankd_command, until
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -37,10 +37,10 @@ def test_the_flavour_in_use_is_said_and_each_worker_has_a_leaf(place: Place, ran
 
 
 def test_where_others_live_in_our_group_it_is_left_as_it_is(place: Place, rankd: Start) -> None:
-    beside = [*place.through(), "sh", "-c", 'sleep 1000 & "$@"; code=$?; kill $!; exit $code', "sh"]
+    beside = [*place.through(), "sh", "-c", 'sleep 1000 >/dev/null 2>&1 & "$@"; code=$?; kill $!; exit $code', "sh"]
     daemon = rankd(group("job", ["/bin/true"]), through=beside)
     assert "others live in" in daemon.wait_for("daemon.started")["containment"]
-    daemon.wait_for("daemon.stopped")
+    assert daemon.wait() == 0
     assert place.groups() == set()
 
 
@@ -109,3 +109,11 @@ def test_a_limit_that_cannot_be_had_is_told_and_the_workers_run(place: Place, ra
     controllers = (place.path / "cgroup.controllers").read_text().split()
     assert told["resources"] == [key for key in ("memory_max", "pids_max") if key.partition("_")[0] not in controllers]
     daemon.wait_for("group.ready")
+
+
+def test_check_notes_what_a_daemon_started_from_here_could_not_limit(tmp_path: Path) -> None:
+    path = tmp_path / "rankd.toml"
+    path.write_text(group("job", SLEEP) + "\n" + table("groups.job.resources", memory_high="1GiB"))
+    checked = rankd_command("check", str(path))
+    assert checked.returncode == 0
+    assert "note: job: memory_high: limited only where cgroup v2 is delegated to rankd" in checked.stdout

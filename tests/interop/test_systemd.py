@@ -103,7 +103,7 @@ def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:
 def test_start_returns_when_the_workers_run_and_status_says_how_it_is(machine: Machine) -> None:
     configure(machine, group("job", SLEEP, workers=2))
     machine.run("systemctl", "enable", "--now", "rankd")
-    assert len(machine.processes("rankd")) == 3
+    assert len(machine.processes("rankd")) == 4, "the daemon, its fork server, two workers"
     wait_for(machine, "daemon.ready")
     assert ask(machine, "/readyz") == "ok"
     assert machine.show("rankd", "StatusText")
@@ -132,7 +132,7 @@ def test_two_instances_run_beside_each_other(machine: Machine) -> None:
         machine.run("systemctl", "start", f"rankd@{name}")
     machine.run("systemctl", "stop", "rankd@a")
     assert machine.show("rankd@a", "Result") == "success"
-    assert len(machine.processes("rankd@b")) == 2
+    assert len(machine.processes("rankd@b")) == 3, "the daemon, its fork server, a worker"
 
 
 # ---- what it says is in the journal
