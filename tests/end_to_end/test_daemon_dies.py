@@ -44,8 +44,8 @@ signal.pause()
 """
 
 
-def with_variable(variable: str) -> dict[int, str]:
-    """The living processes with that in their environment: their names by pid."""
+def with_variable(*variables: str) -> dict[int, str]:
+    """The living processes with one of these in their environment: their names by pid."""
     found = {}
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         try:
@@ -53,14 +53,16 @@ def with_variable(variable: str) -> dict[int, str]:
         except OSError:
             continue
         process = read_process(pid)
-        if f"{variable}\0".encode() in environment and process is not None and not process.dead:
+        found_in = any(f"{variable}\0".encode() in environment for variable in variables)
+        if found_in and process is not None and not process.dead:
             found[pid] = process.name
     return found
 
 
 def of(daemon: Rankd) -> dict[int, str]:
-    """Every living process of that run, the daemon itself left out: all have inherited its variables."""
-    found = with_variable(f"STATE_DIRECTORY={daemon.directory}/state")
+    """Every living process of that run, the daemon itself left out: the guardian has its variables, workers theirs."""
+    state = f"{daemon.directory}/state"
+    found = with_variable(f"STATE_DIRECTORY={state}", f"RANKD_STATE_DIR={state}")
     found.pop(daemon.process.pid, None)
     return found
 
