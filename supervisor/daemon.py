@@ -87,7 +87,7 @@ def run(plan: DaemonPlan) -> int:
     seal_inherited_fds()
     _make_directories(plan)
     with ExitStack() as stack:
-        inherited = _succeed(plan.state_dir, stack)
+        inherited, keeps_state = _succeed(plan, stack)
         passed = systemd.listen_fds(os.environ, os.getpid())
         if isinstance(passed, systemd.SocketsRefused):
             raise AddressUnavailable(f"health listener: {passed.reason}")
@@ -95,7 +95,7 @@ def run(plan: DaemonPlan) -> int:
         listeners = listen.adopt(sock for _, sock in passed) if passed else listen.bind(plan.listen)
         for listener in listeners:
             stack.callback(listener.close)
-        daemon = Daemon(plan, listeners, inherited)
+        daemon = Daemon(plan, listeners, inherited, keeps_state=keeps_state)
         systemd.forget(os.environ)
         return anyio.run(daemon.main, backend="asyncio")
 
@@ -104,12 +104,18 @@ class Daemon:
     """One daemon from start to end; also the hands of its runtime."""
 
     def __init__(
-        self, plan: DaemonPlan, listeners: Sequence[listen.BoundListener], inherited: Sequence[Event] = ()
+        self,
+        plan: DaemonPlan,
+        listeners: Sequence[listen.BoundListener],
+        inherited: Sequence[Event] = (),
+        *,
+        keeps_state: bool = True,
     ) -> None:
-        """``inherited``: what there is to tell of an earlier daemon."""
+        """``inherited``: what there is to tell of an earlier daemon. ``keeps_state``: ``state.json`` is ours."""
         self._plan = plan
         self._listeners = listeners
         self._inherited = inherited
+        self._keeps_state = keeps_state
         self._began_at = clock.now()
         self._notifier = systemd.Notifier.from_environment(os.environ)
         self._watchdog_every = systemd.watchdog_interval(os.environ, os.getpid())
@@ -117,6 +123,7 @@ class Daemon:
         self._shared = {name: group_environment(plan, group, os.environ) for name, group in plan.groups.items()}
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
         self._claims: dict[str, PortClaim] = {}
+        self._state: StateFile | None = None
         self._stop_heard_at: float | None = None
         self._is_up = False
 
@@ -142,6 +149,7 @@ class Daemon:
             self._counts.log_dropped_bytes = output.log_dropped_bytes
             become_subreaper()
             self._containment = contain(self._orphan_reaped, [group.resources for group in plan.groups.values()])
+            self._containment.adopt_children()
             self._processes = Processes(self._post, output, self._containment)
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
             try:
@@ -151,6 +159,7 @@ class Daemon:
                     self._progress(),
                     self._survived(),
                 ):
+                    self._processes.on_sigchld()  # some of what came with us may have ended before we listened
                     await self._supervise()
             finally:
                 self._runtime.close()
@@ -240,7 +249,8 @@ class Daemon:
         """Should we be killed, there are who end our workers: the guardian at once, the next daemon by our state."""
         loop = asyncio.get_running_loop()
         us = this_daemon(self._containment.mark)
-        self._state = StateFile(self._plan.state_dir, us, self._plan.run_id, loop, self._state_unwritten)
+        if self._keeps_state:
+            self._state = StateFile(self._plan.state_dir, us, self._plan.run_id, loop, self._state_unwritten)
         guardian = None
         if is_needed(os.environ, us.pid):
             leave_alone = self._containment.leave_alone
@@ -250,7 +260,8 @@ class Daemon:
             yield
             in_order = self._runtime.bug is None
         finally:
-            self._state.close(in_order=in_order)
+            if self._state is not None:
+                self._state.close(in_order=in_order)
             if guardian is not None:
                 guardian.close(in_order=in_order)
 
@@ -320,11 +331,12 @@ class Daemon:
     # ---- doors
 
     def _post(self, group: str, input: Input) -> None:
-        match input:
-            case WorkerStarted(worker, pid):
-                self._state.started(group, worker.rank, worker.attempt, pid)
-            case WorkerExited(worker):
-                self._state.ended(group, worker.rank)
+        if self._state is not None:
+            match input:
+                case WorkerStarted(worker, pid):
+                    self._state.started(group, worker.rank, worker.attempt, pid)
+                case WorkerExited(worker):
+                    self._state.ended(group, worker.rank)
         self._runtime.post(group, input)
 
     def _on_signals(self) -> Mapping[int, Callable[[], None]]:
@@ -517,17 +529,24 @@ def _make_directories(plan: DaemonPlan) -> None:
         )
 
 
-def _succeed(directory: str, stack: ExitStack) -> list[Event]:
-    """Be the one daemon of this directory while ``stack`` is open, and end what the last one has left, if it could not.
+def _succeed(plan: DaemonPlan, stack: ExitStack) -> tuple[list[Event], bool]:
+    """Be the one daemon of our state directory while ``stack`` is open, and end what the last one has left, if it
+    could not.
 
-    Returns what there is to tell. Raises ``InUse``.
+    Returns what there is to tell, and whether ``state.json`` is ours to write. It is not in a directory that nobody
+    has named while another daemon is there: a user's second one has its logs there as well, and a guardian, but
+    no state. Raises ``InUse`` where one was named.
     """
+    directory = plan.state_dir
     try:
         lock = hold(directory)
     except OSError as error:  # a full or read-only disk: no reason not to supervise
         why = f"{directory} cannot be locked: {error.strerror}"
-        return [events.daemon_state_unwritten(clock.now(), why, over=False)]
+        return [events.daemon_state_unwritten(clock.now(), why, over=False)], True
     if isinstance(lock, Held):
+        if plan.state_dir_is_common:
+            why = f"{directory} is in use by another rankd ({lock.by}), and the configuration names no state_dir"
+            return [events.daemon_state_unwritten(clock.now(), why, over=False)], False
         raise InUse(
             f"state directory {directory}: in use by another rankd ({lock.by}); give each its own [daemon] state_dir"
         )
@@ -536,7 +555,7 @@ def _succeed(directory: str, stack: ExitStack) -> list[Event]:
     told = []
     if earlier.refused:
         told.append(events.daemon_state_refused(clock.now(), earlier.refused, earlier.aside))
-    return told + _told_of(earlier.pid, earlier.ended)
+    return told + _told_of(earlier.pid, earlier.ended), True
 
 
 def _told_of(pid: int, ended: Ended) -> list[Event]:

@@ -168,7 +168,10 @@ class GroupPlan:
 
 @dataclass(frozen=True, slots=True)
 class DaemonPlan:
-    """The whole configuration. Directories are absolute; ``drain_delay`` in seconds."""
+    """The whole configuration. Directories are absolute; ``drain_delay`` in seconds.
+
+    ``state_dir_is_common``: nobody has named one, so that it is that of all this user's daemons.
+    """
 
     name: str
     node_id: str
@@ -182,6 +185,7 @@ class DaemonPlan:
     log_format: Format = "auto"
     listen: tuple[str, ...] = ("127.0.0.1:8080",)
     drain_status: int = 503
+    state_dir_is_common: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
         log_format=file.log.format,
         listen=tuple(file.health.listen),
         drain_status=file.health.drain_status,
+        state_dir_is_common=daemon.state_dir is None and not defaults.names_state_dir(environ),
     )
 
 

@@ -87,7 +87,7 @@ class Sessions:
     def __init__(
         self, *, adopts: bool, unclaimed: Callable[[Process], None], flavour: str = "session and subreaper"
     ) -> None:
-        """``unclaimed`` is told of each orphan that came to us and belongs to no tree; we reap it all the same."""
+        """``unclaimed`` is told of each orphan that came alive and belongs to no tree; we reap it all the same."""
         self.flavour = flavour
         self._adopts = adopts
         self._unclaimed = unclaimed
@@ -101,6 +101,7 @@ class Sessions:
         self._leaders: set[int] = set()
         self._orphans: dict[int, Orphan] = {}
         self._others: set[int] = set()
+        self._inherited: set[int] = set()
 
     @property
     def mark(self) -> str:
@@ -141,6 +142,10 @@ class Sessions:
     def leave_alone(self, pid: int) -> None:
         """The child ``pid`` of ours is somebody else's to wait for. Needed only for one that has left our session."""
         self._others.add(pid)
+
+    def adopt_children(self) -> None:
+        """What are our children now came with us through exec(2): nobody else knows of them, and waits for them."""
+        self._inherited = self._strange_children()
 
     # ---- what is left
 
@@ -262,11 +267,12 @@ class Sessions:
         process = read_process(pid)
         if process is None or process.parent != self._me or pid in self._others:
             return None
-        if process.session == self._session:  # setsid(2) gives no way back: no descendant of a worker is in there
-            return None
+        came_with_us = pid in self._inherited
+        if process.session == self._session and not came_with_us:
+            return None  # setsid(2) gives no way back: no descendant of a worker is in there
         orphan = self._orphans[pid] = Orphan(process, self._by_evidence(process))
-        if orphan.owner is None and known is None:
-            self._unclaimed(process)
+        if orphan.owner is None and known is None and not came_with_us and _is_alive(pid):
+            self._unclaimed(process)  # of a dead one nothing can be known, and nothing needs to be
         return orphan
 
     def _by_evidence(self, process: Process) -> Tree | None:
@@ -304,9 +310,15 @@ class Sessions:
         except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
             children = {process.pid for process in processes(besides=()) if process.parent == self._me}
         self._others &= children
+        self._inherited &= children
         for pid in self._orphans.keys() - children:
             del self._orphans[pid]  # somebody else has waited for it
         return children - self._leaders - self._others
+
+
+def _is_alive(pid: int) -> bool:
+    process = read_process(pid)
+    return process is not None and not process.dead
 
 
 def _reap(pid: int) -> bool:

@@ -113,7 +113,7 @@ class Search:
     def __init__(self, daemon: Daemon, record: State | None = None) -> None:
         self._daemon = daemon
         self._me = os.getpid()
-        self._foreign = {daemon.session, os.getsid(0)}
+        self._session = os.getsid(0)
         workers = record.workers if record else ()
         self._known = {(worker.pid, worker.started) for worker in workers}
         self._sessions = {worker.pid for worker in workers}
@@ -125,7 +125,7 @@ class Search:
         ours: dict[int, Process] = {}
         others = []
         for process in census.values():
-            if process.dead or process.started < self._daemon.started or process.session in self._foreign:
+            if process.dead or process.started < self._daemon.started or self._is_foreign(process, census):
                 continue
             if self._is_proved(process):
                 ours[process.pid] = process
@@ -136,6 +136,14 @@ class Search:
             others = [process for process in others if process.pid not in ours]
         self._known.update(process.identity for process in ours.values())
         return list(ours.values())
+
+    def _is_foreign(self, process: Process, census: dict[int, Process]) -> bool:
+        """In our session or the daemon's. The latter's number may be given anew; a younger leader tells."""
+        if process.session == self._session:
+            return True
+        leader = census.get(process.session)
+        is_old = leader is None or leader.started <= self._daemon.started
+        return process.session == self._daemon.session and is_old and process.identity not in self._known
 
     def _is_proved(self, process: Process) -> bool:
         """By itself, whatever its relations are.

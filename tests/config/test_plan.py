@@ -216,6 +216,21 @@ def test_directories_are_systemds_else_the_users(
     assert (defaults.state_dir(environ), defaults.runtime_dir(environ)) == (state, runtime)
 
 
+@pytest.mark.parametrize(
+    ("named", "environ", "common"),
+    [
+        ("", {}, True),
+        ("", {"STATE_DIRECTORY": "/state"}, False),
+        ('state_dir = "state"', {}, False),
+    ],
+)
+def test_a_state_directory_that_nobody_named_is_known_to_be_common(
+    file: Path, named: str, environ: dict[str, str], common: bool
+) -> None:
+    file.write_text(f'[daemon]\n{named}\n[groups.g]\ncommand = ["true"]\n')
+    assert load(str(file), {"HOME": "/h", **environ}).state_dir_is_common is common
+
+
 def test_root_keeps_its_sockets_in_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert defaults.runtime_dir({}) == "/run/rankd"
