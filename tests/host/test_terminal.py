@@ -23,7 +23,7 @@ class Seen:
         self.ours = ours
         self.told: list[int] = []
         self.terminal = Terminal(
-            theirs, limit=50_000, mark=lambda lost: b"<%d bytes missing>\n" % lost, on_dropped=self.told.append
+            theirs, limit=200_000, mark=lambda lost: b"<%d bytes missing>\n" % lost, on_dropped=self.told.append
         )
         self.screen = Screen(columns)
         self.asked: list[int] = []
@@ -156,7 +156,7 @@ async def test_a_colour_that_a_worker_left_behind_does_not_reach_the_line(seen: 
 
 async def test_a_terminal_that_takes_nothing_for_a_while_gets_every_line_it_was_promised_and_a_mark(seen: Seen) -> None:
     seen.terminal.show(seen.line)
-    lines = [f"{number:030}" for number in range(5000)]
+    lines = [f"{number:030}" for number in range(10_000)]
     taken = [line for line in lines if seen.terminal.write(line.encode() + b"\n")]
     assert 1000 < len(taken) < len(lines)
     assert taken == lines[: len(taken)]
