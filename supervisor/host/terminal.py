@@ -41,7 +41,8 @@ class Terminal(Console):
     """A ``Console`` on a terminal. Until ``show`` and after ``take_down`` it is just that.
 
     A job in the background (``rankd run ... &``) writes its lines and draws nothing: the bottom row is the shell's.
-    After the terminal is made narrower, what it has made of the line drawn before stays above.
+    After the terminal is made narrower, what it has made of the line drawn before stays above. ``limit`` must be more
+    than ``BUNCH``: a bunch that the terminal does not take is held, never dropped.
     """
 
     def __init__(self, fd: int, *, mark: Callable[[int], bytes] | None = None, **more: Any) -> None:
