@@ -17,6 +17,7 @@ Policy = Literal["always", "on-failure", "never"]
 Reach = Literal["tree", "group", "leader"]
 Condition = Literal["started", "ready", "succeeded"]
 Format = Literal["auto", "json", "console", "journal"]
+Binding = Literal["node", "socket", "exclusive", "core-complex"]
 
 
 @dataclass(frozen=True, slots=True)

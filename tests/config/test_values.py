@@ -47,7 +47,7 @@ time_limit = partial(values.limit, unit="seconds")
         (size_limit, {"soft": "1MB", "hard": 1_000_000}, Limit(1_000_000, 1_000_000)),
         (time_limit, "2h", Limit(7200, 7200)),
         (time_limit, 90, Limit(90, 90)),
-        (values.cpu_sets, "auto", ()),
+        (values.cpu_sets, "auto", None),
         (values.cpu_sets, "none", ()),
         (values.cpu_sets, "0-2,8", (frozenset({0, 1, 2, 8}),)),
         (values.cpu_sets, "0-1;2;3,3", (frozenset({0, 1}), frozenset({2}), frozenset({3}))),
