@@ -18,6 +18,7 @@ Reach = Literal["tree", "group", "leader"]
 Condition = Literal["started", "ready", "succeeded"]
 Format = Literal["auto", "json", "console", "journal"]
 WhenFull = Literal["drop", "block"]
+Binding = Literal["node", "socket", "exclusive", "core-complex"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,10 +179,10 @@ def _above(one: int, other: int) -> bool:
     return other != UNLIMITED and (one == UNLIMITED or one > other)
 
 
-def cpu_sets(value: object) -> tuple[frozenset[int], ...]:
+def cpu_sets(value: object) -> tuple[frozenset[int], ...] | None:
     """Sets of CPUs, one for all workers or one a local rank: ``0-3;4-7``, each as in cpuset(7).
 
-    ``auto`` and ``none`` are no set: workers run wherever rankd may.
+    ``none`` is no set: workers run wherever rankd may. ``auto`` is None: what ``numa`` says.
     """
     if not isinstance(value, str) or not re.fullmatch(CPU_SETS, value):
         raise ValueError(
@@ -190,7 +190,7 @@ def cpu_sets(value: object) -> tuple[frozenset[int], ...]:
             '(allowed: "auto", "none", or CPUs for all workers "0-3,8", or by local rank "0-3;4-7")'
         )
     if value in ("auto", "none"):
-        return ()
+        return None if value == "auto" else ()
     return tuple(frozenset(_cpus(one)) for one in value.split(";"))
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from supervisor import values
-from supervisor.plan import Condition, Format, Limit, Policy, Reach, Scope, Streams, WhenFull
+from supervisor.plan import Binding, Condition, Format, Limit, Policy, Reach, Scope, Streams, WhenFull
 from supervisor.report.listen import parse_address
 
 
@@ -64,7 +64,9 @@ Account = Annotated[
     PlainValidator(values.account),
     WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}]}),
 ]
-CpuSets = Annotated[tuple[frozenset[int], ...], PlainValidator(values.cpu_sets), WithJsonSchema(_text(values.CPU_SETS))]
+CpuSets = Annotated[
+    tuple[frozenset[int], ...] | None, PlainValidator(values.cpu_sets), WithJsonSchema(_text(values.CPU_SETS))
+]
 Size = Annotated[
     int,
     PlainValidator(values.size),
@@ -242,9 +244,14 @@ class Resources(Table):
         None, "-1000: never killed when the host is out of memory; 1000: killed first."
     )
     cpu_affinity: CpuSets = key(
-        "auto", "CPUs for all workers (0-3,8) or by local rank (0-3;4-7); auto and none: wherever rankd may run."
+        "auto",
+        "CPUs for all workers (0-3,8) or by local rank (0-3;4-7); none: wherever rankd may run; auto: what numa says.",
     )
-    numa: Literal["none"] = key("none", "Nothing is bound to NUMA nodes.")
+    numa: Literal["none", Binding] = key(
+        "none",
+        "Which CPUs a worker runs on: those of its GPU's (or local rank's) NUMA node, of all nodes in the same socket, "
+        "a share of the node's cores that is its own, or one group of cores with a cache in common.",
+    )
     memory_max: Size = key("0", "A worker that takes more memory is killed, children and all. 0: no limit.")
     memory_high: Size = key("0", "A worker that takes more memory is slowed down until it gives back. 0: no limit.")
     cpu_max: CpuMax = key("0", 'CPU time: a number of CPUs (1.5) or "QUOTA PERIOD" in microseconds. 0: no limit.')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import socket
 import time
@@ -114,6 +115,8 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
         cwd = "${{HOME}}/job"
         """,
     )
+    me = pwd.getpwuid(os.geteuid())
+    account = {"HOME": me.pw_dir, "USER": me.pw_name, "LOGNAME": me.pw_name, "SHELL": me.pw_shell or "/bin/sh"}
     z = GroupPlan(
         name="z",
         command=("echo", "${RANK}", "a", ""),
@@ -135,7 +138,7 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
         user=str(os.geteuid()),
         group=str(os.getegid()),
         umask=0o027,
-        env={"A": "mine", "B": "two", "C": "x=y", "D": "", "E": ""},
+        env=account | {"A": "mine", "B": "two", "C": "x=y", "D": "", "E": ""},
         inherit_env=False,
         depends_on={"a": "succeeded"},
         required=False,
@@ -271,3 +274,16 @@ def test_every_run_has_another_id(file: Path) -> None:
     first, second = plan(file, text), plan(file, text)
     assert re.fullmatch("[0-9a-f]{12}", first.run_id)
     assert first.run_id != second.run_id
+
+
+def test_a_worker_with_a_user_is_told_whose_home_it_has_unless_env_says_otherwise(file: Path) -> None:
+    env = plan(file, '[groups.g]\ncommand = ["true"]\nuser = "root"\nenv = { HOME = "/h" }').groups["g"].env
+    assert env == {"HOME": "/h", "USER": "root", "LOGNAME": "root", "SHELL": pwd.getpwnam("root").pw_shell}
+    nameless = plan(file, '[groups.g]\ncommand = ["true"]\nuser = 4000000000\ngroup = 0').groups["g"].env
+    assert nameless == {"HOME": "/", "USER": "4000000000", "LOGNAME": "4000000000", "SHELL": "/bin/sh"}
+
+
+def test_numa_gives_each_worker_cpus_of_its_own(file: Path) -> None:
+    cpus = plan(file, '[groups.g]\ncommand = ["true"]\nworkers = 3\nresources.numa = "node"').groups["g"].resources.cpus
+    assert len(cpus) == 3
+    assert all(one and one <= os.sched_getaffinity(0) for one in cpus)

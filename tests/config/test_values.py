@@ -52,7 +52,7 @@ time_limit = partial(values.limit, unit="seconds")
         (values.cpu_max, "5000 20000", "5000 20000"),
         (values.cpu_max, 0, ""),
         (values.cpu_max, "0", ""),
-        (values.cpu_sets, "auto", ()),
+        (values.cpu_sets, "auto", None),
         (values.cpu_sets, "none", ()),
         (values.cpu_sets, "0-2,8", (frozenset({0, 1, 2, 8}),)),
         (values.cpu_sets, "0-1;2;3,3", (frozenset({0, 1}), frozenset({2}), frozenset({3}))),
