@@ -1,68 +1,30 @@
-"""Which containment workers will have: a cgroup each, or their session and a subreaper."""
+"""Which containment the workers of a daemon started here would have: a cgroup each, or a session and a subreaper."""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
-from typing import NamedTuple
 
-from supervisor.doctor import Finding, read
-
-DELEGATED = ("trusted.delegate", "user.delegate")
-"""Extended attributes by which systemd says that a control group is not its own any more (CGROUP_DELEGATION.md)."""
-
-
-class Containment(NamedTuple):
-    """``own``: the control group that we may divide, as a path below the mount; empty: none, and ``why`` not."""
-
-    own: str
-    why: str
-    controllers: tuple[str, ...] = ()
-    kills: bool = False
+from supervisor.doctor import Finding
+from supervisor.host import cgroup
+from supervisor.host.cgroup import Delegated, NotDelegated
 
 
 def finding() -> Finding:
-    found = containment_found()
-    if not found.own:
+    """Asks what the daemon asks at its start, of the control group that this process is in."""
+    return judged(cgroup.available())
+
+
+def judged(found: Delegated | NotDelegated) -> Finding:
+    if isinstance(found, NotDelegated):
         advice = "as a service: Delegate=yes in the unit; by hand: systemd-run --scope -p Delegate=yes rankd run ..."
-        words = f"session and subreaper: {found.why}; memory and CPU of workers cannot be limited, a fork bomb may run"
+        words = f"session and subreaper: {found.reason}; memory and CPU of workers cannot be limited"
         return Finding("containment", "warning", words, advice)
-    kill = "cgroup.kill ends it at once" if found.kills else "no cgroup.kill (Linux 5.14): ended process by process"
-    lacking = sorted({"cpu", "memory", "pids"} - set(found.controllers))
-    words = f"{found.own} is ours to divide; {kill}; controllers: {' '.join(found.controllers) or 'none'}"
-    if lacking:
+    kills = os.path.exists(f"{found.path}/cgroup.kill")
+    kill = "cgroup.kill ends it at once" if kills else "no cgroup.kill (Linux 5.14): frozen, and ended one by one"
+    words = f"{found.path} is ours to divide; {kill}; controllers: {' '.join(sorted(found.controllers)) or 'none'}"
+    if lacking := sorted(set(cgroup.CONTROLLERS.values()) - found.controllers):
         advice = (
             f"{', '.join(lacking)} cannot limit workers here: a parent's cgroup.subtree_control does not pass it on"
         )
         return Finding("containment", "warning", words, advice)
     return Finding("containment", "ok", words)
-
-
-def containment_found(root: str = "/") -> Containment:
-    """What this process's own control group allows. Read only: nothing is made to find out (cgroups(7))."""
-    mounts = [line.split() for line in read(root, "proc/self/mounts").splitlines()]
-    mounted = [fields[1] for fields in mounts if len(fields) > 2 and fields[2] == "cgroup2"]
-    own = [line[3:] for line in read(root, "proc/self/cgroup").splitlines() if line.startswith("0::")]
-    if not mounted or not own:
-        return Containment("", "no cgroup v2 is mounted")
-    path = own[0]
-    folder = os.path.join(root, mounted[0].lstrip("/"), path.lstrip("/"))
-    if not os.path.isdir(folder):
-        return Containment("", f"our control group {path} is not to be seen here (a namespace of another process?)")
-    needed = [folder, *(os.path.join(folder, name) for name in ("cgroup.procs", "cgroup.subtree_control"))]
-    if not all(os.access(one, os.W_OK) for one in needed):
-        return Containment("", f"our control group {path} is not delegated: it is not ours to write")
-    if path != "/" and os.geteuid() == 0 and not _is_delegated(folder):
-        return Containment("", f"our control group {path} is not delegated: root may write it, but it is systemd's")
-    controllers = tuple(read(folder, "cgroup.controllers").split())
-    if not controllers:
-        return Containment("", f"our control group {path} has no controllers (they are with cgroup v1)")
-    return Containment(path, "", controllers, path == "/" or os.path.exists(os.path.join(folder, "cgroup.kill")))
-
-
-def _is_delegated(folder: str) -> bool:
-    for name in DELEGATED:
-        with suppress(OSError):
-            if os.getxattr(folder, name) == b"1":
-                return True
-    return False

@@ -1,92 +1,41 @@
-"""Which containment a process will have for its workers, told from control groups made of files."""
+"""What follows from the containment that workers would have is said in words."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from supervisor.doctor import containment
-from supervisor.doctor.containment import containment_found, finding
+from supervisor.doctor.containment import finding, judged
+from supervisor.host import cgroup
+from supervisor.host.cgroup import Delegated, NotDelegated
 
-MOUNTS = "tmpfs /run tmpfs rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n"
-
-
-def host(root: Path, own: str = "/system.slice/rankd.service", controllers: str = "cpu memory pids") -> Path:
-    """A host whose only process is in the control group ``own``; returns that one's folder."""
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/mounts").write_text(MOUNTS)
-    (root / "proc/self/cgroup").write_text(f"3:cpu:/elsewhere\n0::{own}\n")
-    folder = root / f"sys/fs/cgroup{own}"
-    folder.mkdir(parents=True)
-    for name, text in (("cgroup.procs", ""), ("cgroup.subtree_control", ""), ("cgroup.controllers", controllers)):
-        (folder / name).write_text(text)
-    return folder
+ALL = frozenset({"cpu", "memory", "pids", "cpuset"})
 
 
-@pytest.fixture
-def delegated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getxattr", lambda _folder, name: b"1" if name == "user.delegate" else b"0")
+def test_a_group_with_all_controllers_is_ok(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.kill").write_text("")
+    told = judged(Delegated(str(tmp_path), ALL))
+    assert told.verdict == "ok"
+    assert told.found.endswith("is ours to divide; cgroup.kill ends it at once; controllers: cpu cpuset memory pids")
+    assert not told.advice
 
 
-@pytest.mark.usefixtures("delegated")
-def test_a_delegated_control_group_is_ours_with_its_controllers(tmp_path: Path) -> None:
-    folder = host(tmp_path)
-    found = containment_found(str(tmp_path))
-    assert (found.own, found.controllers, found.kills) == (
-        "/system.slice/rankd.service",
-        ("cpu", "memory", "pids"),
-        False,
-    )
-    (folder / "cgroup.kill").write_text("")
-    assert containment_found(str(tmp_path)).kills
+def test_a_controller_that_is_lacking_is_named(tmp_path: Path) -> None:
+    told = judged(Delegated(str(tmp_path), ALL - {"pids"}))
+    assert told.verdict == "warning"
+    assert "no cgroup.kill (Linux 5.14)" in told.found
+    assert told.advice.startswith("pids cannot limit workers here")
 
 
-def test_what_root_may_write_but_was_not_given_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    host(tmp_path)
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert "root may write it, but it is systemd's" in containment_found(str(tmp_path)).why
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)  # what another user may write has been given to him
-    assert containment_found(str(tmp_path)).own == "/system.slice/rankd.service"
+def test_without_a_group_of_ours_it_says_why_and_how_to_get_one() -> None:
+    told = judged(NotDelegated("others live in /a, too"))
+    assert told.verdict == "warning"
+    assert told.found.startswith("session and subreaper: others live in /a, too; memory and CPU")
+    assert "Delegate=yes" in told.advice
 
 
-def test_a_containers_own_root_is_ours(tmp_path: Path) -> None:
-    host(tmp_path, own="/")
-    assert containment_found(str(tmp_path))[::3] == ("/", True)
-
-
-def test_what_we_may_not_write_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    host(tmp_path)
-    monkeypatch.setattr(os, "access", lambda path, mode: not path.endswith("cgroup.procs"))
-    assert "is not delegated: it is not ours to write" in containment_found(str(tmp_path)).why
-
-
-@pytest.mark.usefixtures("delegated")
-def test_without_version_2_or_its_controllers_or_our_folder_there_is_none(tmp_path: Path) -> None:
-    folder = host(tmp_path, controllers="")
-    assert "has no controllers" in containment_found(str(tmp_path)).why
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
-    assert "is not to be seen here" in containment_found(str(tmp_path)).why
-    (tmp_path / "proc/self/mounts").write_text("cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n")
-    assert containment_found(str(tmp_path)).why == "no cgroup v2 is mounted"
-
-
-@pytest.mark.parametrize(
-    ("found", "verdict", "words"),
-    [
-        (("", "no cgroup v2 is mounted"), "warning", "session and subreaper: no cgroup v2 is mounted; memory and CPU"),
-        (("/a", "", ("cpu", "memory", "pids"), True), "ok", "/a is ours to divide; cgroup.kill ends it at once; contr"),
-        (("/a", "", ("cpu", "memory"), False), "warning", "no cgroup.kill (Linux 5.14): ended process by process"),
-    ],
-)
-def test_what_follows_is_said(
-    monkeypatch: pytest.MonkeyPatch, found: tuple[object, ...], verdict: str, words: str
-) -> None:
-    monkeypatch.setattr(containment, "containment_found", lambda: containment.Containment(*found))  # type: ignore[arg-type]
-    told = finding()
-    assert told.verdict == verdict
-    assert words in told.found
-    assert bool(told.advice) == (verdict != "ok")
+def test_it_asks_what_the_daemon_asks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = Delegated(str(tmp_path), ALL)
+    monkeypatch.setattr(cgroup, "available", lambda: found)
+    assert finding() == judged(found)
