@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal as signals
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from typing import NamedTuple
@@ -28,6 +29,7 @@ _PASSES = 16
 _LOOKS_FOR = 0.05  # seconds, with more dead orphans than can be reaped in these, until others have their turn
 _READS_A_STEP = 64
 _ROUNDS = 8
+_ROUNDS_OF_A_BOMB = 64
 
 
 def become_subreaper() -> None:
@@ -199,9 +201,14 @@ class Sessions:
         return found
 
     def pursue(self, trees: Collection[Tree], signal: int, reached: Collection[Tree]) -> Generator[None, None, None]:
-        """Signal what is alive of ``trees`` outside the process groups of ``reached``, until nothing new is found."""
+        """Signal what is alive of ``trees`` outside the process groups of ``reached``, until nothing new is found.
+
+        Of those that go on to multiply, whoever is killed makes room for two under the limit that bounds them. So what
+        appears while we kill is only stopped at first, which keeps its place, and killed when nothing new appears.
+        """
         sent: set[tuple[int, int]] = set()
-        for _ in range(_ROUNDS):
+        held: list[Process] = []
+        for count in range(_ROUNDS if signal != signals.SIGKILL else _ROUNDS_OF_A_BOMB):
             found = yield from self.members(trees)
             new = [
                 process
@@ -209,12 +216,17 @@ class Sessions:
                 for process in processes
                 if process.identity not in sent and not (tree in reached and process.group == tree.leader)
             ]
+            holds = count > 0 and signal == signals.SIGKILL
+            held += new if holds else []
             for process in new:
-                send(process, signal)
+                send(process, signals.SIGSTOP if holds else signal)
                 sent.add(process.identity)
                 yield
             if not new:
-                return
+                break
+        for process in held:
+            send(process, signals.SIGKILL)
+            yield
 
     def alarm(self, tree: Tree, strays: Sequence[Process]) -> Alarm | None:  # noqa: ARG002
         """When to look again at a tree of which these are left; None for at once."""

@@ -52,6 +52,7 @@ _REST = 4.0  # a look may cost a millisecond with thousands of children: at most
 _LONGEST_REST = 0.1
 _SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})  # the last: of epoll's watches
 _SHORT_FOR = 0.1  # seconds until what failed for want of these is tried again
+_MANY = 8  # processes of a worker beyond which its end is a walk over /proc, and not one by one
 _DESCRIBED = 8  # processes of a worker that are described one by one
 _TRACED = 0.05  # seconds until a worker whose end a debugger is still looking at is asked for again
 
@@ -150,6 +151,7 @@ class Processes:
         self._ended: dict[Tree, _Run] = {}
         self._looking: asyncio.Handle | None = None
         self._rested_at = 0.0
+        self._chased: set[Tree] = set()
         # One epoll for all pidfds, itself a single descriptor of the loop: an exit costs no Handle and no SelectorKey.
         self._epoll = select.epoll()
         self._watched: dict[int, _Run] = {}
@@ -333,9 +335,12 @@ class Processes:
     def _hold(self, run: _Run, strays: Sequence[Process]) -> None:
         """The worker is not gone yet."""
         run.strays = strays
-        if run.killed:
-            for process in strays:
-                send(process, signals.SIGKILL)
+        if run.killed and run.tree not in self._chased:
+            if len(strays) > _MANY:
+                self._pursue([run], signals.SIGKILL, ())
+            else:
+                for process in strays:
+                    send(process, signals.SIGKILL)
         if run.pidfd < 0:
             alarm = self._containment.alarm(run.tree, strays)
             if alarm is None:
@@ -408,7 +413,17 @@ class Processes:
         """Signal what is alive of these outside the process groups of ``reached``."""
         trees = {run.tree for run in runs if self._runs.get((run.group, run.worker)) is run}
         if trees:
-            self._in_slices(partial(self._containment.pursue, trees, signal, reached))
+            self._in_slices(partial(self._chase, trees, signal, reached))
+
+    def _chase(self, trees: set[Tree], signal: int, reached: Collection[Tree]) -> Generator[None, None, None]:
+        """While it kills, nobody else may: see ``Sessions.pursue``."""
+        if signal == signals.SIGKILL:
+            self._chased |= trees
+        try:
+            yield from self._containment.pursue(trees, signal, reached)
+        finally:
+            if signal == signals.SIGKILL:
+                self._chased -= trees
 
     def _in_slices(self, work: Callable[[], Iterator[None]], steps: Iterator[None] | None = None) -> None:
         """Do the work, letting the loop turn after every ``SLICE`` seconds; from the beginning if it fails for want."""
