@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from supervisor.doctor import Finding, read
+from supervisor.doctor.units import Unit
 
 DELEGATED = ("trusted.delegate", "user.delegate")
 """Extended attributes by which systemd says that a control group is not its own any more (CGROUP_DELEGATION.md)."""
@@ -21,8 +22,16 @@ class Containment(NamedTuple):
     kills: bool = False
 
 
-def finding() -> Finding:
-    found = containment_found()
+def finding(unit: Unit | None) -> Finding:
+    """Of the unit if there is one, running or not; else of this process, and so of a rankd that is started here."""
+    if unit is not None and not unit["ControlGroup"]:
+        if unit["Delegate"] == "yes":
+            return Finding(
+                "containment", "ok", f"{unit.name} is delegated: once started, it has a control group to divide"
+            )
+        found = Containment("", f"{unit.name} is not delegated")
+    else:
+        found = containment_found(own=unit["ControlGroup"] if unit else "")
     if not found.own:
         advice = "as a service: Delegate=yes in the unit; by hand: systemd-run --scope -p Delegate=yes rankd run ..."
         words = f"session and subreaper: {found.why}; memory and CPU of workers cannot be limited, a fork bomb may run"
@@ -38,25 +47,25 @@ def finding() -> Finding:
     return Finding("containment", "ok", words)
 
 
-def containment_found(root: str = "/") -> Containment:
-    """What this process's own control group allows. Read only: nothing is made to find out (cgroups(7))."""
+def containment_found(root: str = "/", own: str = "") -> Containment:
+    """What the control group ``own`` (empty: this process's) allows. Nothing is made to find out (cgroups(7))."""
     mounts = [line.split() for line in read(root, "proc/self/mounts").splitlines()]
     mounted = [fields[1] for fields in mounts if len(fields) > 2 and fields[2] == "cgroup2"]
-    own = [line[3:] for line in read(root, "proc/self/cgroup").splitlines() if line.startswith("0::")]
-    if not mounted or not own:
+    ours = [line[3:] for line in read(root, "proc/self/cgroup").splitlines() if line.startswith("0::")]
+    if not mounted or not ours:
         return Containment("", "no cgroup v2 is mounted")
-    path = own[0]
+    path = own or ours[0]
     folder = os.path.join(root, mounted[0].lstrip("/"), path.lstrip("/"))
     if not os.path.isdir(folder):
-        return Containment("", f"our control group {path} is not to be seen here (a namespace of another process?)")
+        return Containment("", f"control group {path} is not to be seen here (a namespace of another process?)")
     needed = [folder, *(os.path.join(folder, name) for name in ("cgroup.procs", "cgroup.subtree_control"))]
     if not all(os.access(one, os.W_OK) for one in needed):
-        return Containment("", f"our control group {path} is not delegated: it is not ours to write")
+        return Containment("", f"control group {path} is not delegated: it is not ours to write")
     if path != "/" and os.geteuid() == 0 and not _is_delegated(folder):
-        return Containment("", f"our control group {path} is not delegated: root may write it, but it is systemd's")
+        return Containment("", f"control group {path} is not delegated: root may write it, but it is systemd's")
     controllers = tuple(read(folder, "cgroup.controllers").split())
     if not controllers:
-        return Containment("", f"our control group {path} has no controllers (they are with cgroup v1)")
+        return Containment("", f"control group {path} has no controllers (they are with cgroup v1)")
     return Containment(path, "", controllers, path == "/" or os.path.exists(os.path.join(folder, "cgroup.kill")))
 
 

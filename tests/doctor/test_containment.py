@@ -9,6 +9,7 @@ import pytest
 
 from supervisor.doctor import containment
 from supervisor.doctor.containment import containment_found, finding
+from supervisor.doctor.units import Unit
 
 MOUNTS = "tmpfs /run tmpfs rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n"
 
@@ -85,8 +86,30 @@ def test_without_version_2_or_its_controllers_or_our_folder_there_is_none(tmp_pa
 def test_what_follows_is_said(
     monkeypatch: pytest.MonkeyPatch, found: tuple[object, ...], verdict: str, words: str
 ) -> None:
-    monkeypatch.setattr(containment, "containment_found", lambda: containment.Containment(*found))  # type: ignore[arg-type]
-    told = finding()
+    monkeypatch.setattr(containment, "containment_found", lambda own: containment.Containment(*found))  # type: ignore[arg-type]
+    told = finding(None)
     assert told.verdict == verdict
     assert words in told.found
     assert bool(told.advice) == (verdict != "ok")
+
+
+def test_of_a_unit_it_is_that_units_control_group_or_the_one_that_it_will_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def found(own: str) -> containment.Containment:
+        asked.append(own)
+        return containment.Containment("", "because")
+
+    monkeypatch.setattr(containment, "containment_found", found)
+    running = {"Delegate": "yes", "ControlGroup": "/system.slice/r.service"}
+    assert "because" in finding(Unit("r.service", running)).found
+    assert finding(Unit("r.service", {"Delegate": "yes", "ControlGroup": ""})).verdict == "ok"
+    assert "r.service is not delegated" in finding(Unit("r.service", {"Delegate": "no", "ControlGroup": ""})).found
+    assert asked == ["/system.slice/r.service"]
+
+
+@pytest.mark.usefixtures("delegated")
+def test_another_control_group_is_looked_at_where_it_is(tmp_path: Path) -> None:
+    host(tmp_path)
+    found = containment_found(str(tmp_path), own="/no/such.service")
+    assert found.why.startswith("control group /no/such.service is not to be seen here")
