@@ -39,7 +39,7 @@ def examine(config: str | None, unit: str | None, environ: Mapping[str, str]) ->
     if config is not None:
         told, plan = plans.read(config, units.environment(service, environ))
         yield told
-    yield containment.finding()
+    yield containment.finding(service)
     yield limits.open_files(plan, service)
     yield limits.processes(plan, service)
     yield limits.memory(plan, service)

@@ -5,13 +5,27 @@ from __future__ import annotations
 import os
 
 from supervisor.doctor import Finding
+from supervisor.doctor.units import Unit
 from supervisor.host import cgroup
 from supervisor.host.cgroup import Delegated, NotDelegated
 
 
-def finding() -> Finding:
-    """Asks what the daemon asks at its start, of the control group that this process is in."""
-    return judged(cgroup.available())
+def finding(unit: Unit | None) -> Finding:
+    """Of the unit if there is one, running or not; else of this process, and so of a rankd that is started here."""
+    if unit is None:
+        return judged(cgroup.available())
+    if unit["Delegate"] != "yes":
+        return judged(NotDelegated(f"{unit.name} is not delegated"))
+    if not unit["ControlGroup"]:
+        words = f"{unit.name} is delegated: once started, it has a control group to divide"
+        return Finding("containment", "ok", words)
+    try:
+        path = cgroup.folder(unit["ControlGroup"])
+        if path is None:
+            return judged(NotDelegated("no control group of version 2 is mounted"))
+        return judged(Delegated(path, cgroup.controllers(path)))
+    except OSError as error:
+        return judged(NotDelegated(f"{error.filename}: {error.strerror}"))
 
 
 def judged(found: Delegated | NotDelegated) -> Finding:

@@ -98,8 +98,13 @@ def listener(address: str, holder: int) -> Finding:
         for bound in listen.bind([address]):
             bound.close()
     except AddressUnavailable as error:
-        if holder and place.port and place.port in listening_ports(holder):
-            return Finding("health", "ok", f"{address}: the rankd that runs listens there (pid {holder})")
+        if holder and place.port:
+            ports = listening_ports(holder)
+            if ports is None:
+                words = f"{address}: in use; only root can see whether by the rankd that runs (pid {holder})"
+                return Finding("health", "warning", words, "sudo rankd doctor ...")
+            if place.port in ports:
+                return Finding("health", "ok", f"{address}: the rankd that runs listens there (pid {holder})")
         look = f"ss -ltnp 'sport = {place.port}' says who has it" if place.port else f"ss -lxp src {place.path}"
         return Finding("health", "failed", str(error).removeprefix("health listener: "), look)
     return Finding("health", "ok", f"{address}: free")
@@ -142,13 +147,16 @@ def holder_of(state_dir: str) -> int:
     return int(words[1]) if held and len(words) > 1 and words[1].isdecimal() else 0
 
 
-def listening_ports(pid: int) -> set[int]:
-    """The TCP ports on which that process listens; none if we may not look."""
+def listening_ports(pid: int) -> set[int] | None:
+    """The TCP ports on which that process listens; None if we may not look."""
     sockets = set()
-    with suppress(OSError):
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(OSError):
-                sockets.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    try:
+        fds = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return None
+    for fd in fds:
+        with suppress(OSError):  # closed meanwhile
+            sockets.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
     ports = set()
     for table in ("tcp", "tcp6"):
         for line in text_of(f"/proc/{pid}/net/{table}").splitlines()[1:]:

@@ -18,8 +18,8 @@ BOOTED = "/run/systemd/system"
 JOURNAL = "/run/systemd/journal/socket"
 ASKED = (
     "LoadState", "ExecStart", "User", "Type", "NotifyAccess", "WatchdogUSec", "TimeoutStopUSec", "KillMode", "Delegate",
-    "LimitNOFILE", "LimitNPROC", "TasksMax", "OOMScoreAdjust", "OOMPolicy", "StateDirectory", "RuntimeDirectory",
-    "LogRateLimitIntervalUSec", "LogRateLimitBurst",
+    "ControlGroup", "LimitNOFILE", "LimitNPROC", "TasksMax", "OOMScoreAdjust", "OOMPolicy", "StateDirectory",
+    "RuntimeDirectory", "LogRateLimitIntervalUSec", "LogRateLimitBurst",
 )  # fmt: skip
 _UNITS = {
     "us": 1e-6,

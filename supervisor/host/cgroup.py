@@ -71,14 +71,17 @@ def describe(found: Delegated | NotDelegated) -> str:
 
 def _own_group(membership: str, mounts: str) -> str | None:
     own = _place(membership)
-    if own is None:
-        return None
+    return None if own is None else folder(own, mounts)
+
+
+def folder(place: str, mounts: str = "/proc/self/mountinfo") -> str | None:
+    """Where the group at that place in the hierarchy is mounted (proc_pid_mountinfo(5)); None if it is not."""
     with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             before, _, after = line.partition(" - ")
             root, mounted_at = before.split()[3:5]
-            if after.startswith("cgroup2 ") and (own + "/").startswith(root.rstrip("/") + "/"):
-                return os.path.normpath(f"{mounted_at}/{own[len(root.rstrip('/')) :]}")
+            if after.startswith("cgroup2 ") and (place + "/").startswith(root.rstrip("/") + "/"):
+                return os.path.normpath(f"{mounted_at}/{place[len(root.rstrip('/')) :]}")
     return None
 
 
@@ -105,7 +108,7 @@ def _examine(path: str, systemd: str) -> Delegated | NotDelegated:
     probe = f"{path}/rankd.probe.{os.getpid()}"
     os.mkdir(probe)
     os.rmdir(probe)
-    return Delegated(path, frozenset(_read(f"{path}/cgroup.controllers").split()))
+    return Delegated(path, controllers(path))
 
 
 def _is_marked(path: str) -> bool:
@@ -117,6 +120,11 @@ def _is_marked(path: str) -> bool:
 
 
 # ---- what can be done with a group
+
+
+def controllers(group: str) -> frozenset[str]:
+    """What groups below it may have."""
+    return frozenset(_read(f"{group}/cgroup.controllers").split())
 
 
 def is_populated(group: str) -> bool:

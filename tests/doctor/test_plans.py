@@ -67,10 +67,14 @@ def test_an_address_is_free_or_ours_or_somebody_elses(family: socket.AddressFami
         port = other.getsockname()[1]
         other.listen()
         address = f"{host}:{port}"
-        assert port in listening_ports(os.getpid())
+        ports = listening_ports(os.getpid())
+        assert ports is not None
+        assert port in ports
         assert (
             listener(address, os.getpid()).found == f"{address}: the rankd that runs listens there (pid {os.getpid()})"
         )
+        unseen = listener(address, 2**22 + 1)  # a number that no process has: nothing of it can be seen
+        assert (unseen.verdict, "only root can see whether by the rankd that runs" in unseen.found) == ("warning", True)
         taken = listener(address, 0)
         assert (taken.verdict, taken.found) == ("failed", f"{address}: Address already in use")
         assert taken.advice == f"ss -ltnp 'sport = {port}' says who has it"

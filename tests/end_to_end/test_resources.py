@@ -150,3 +150,11 @@ def test_a_worker_of_another_user_sees_that_users_home_and_nothing_of_the_daemon
         assert found["fds"] == [0, 1, 2]
         assert found["env"].keys() - {"LC_CTYPE"} == names  # which Python sets for itself (PEP 538)
     assert names == SET_BY_US | {"TORCH_NCCL_ASYNC_ERROR_HANDLING", MARK}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to take its capabilities away")
+def test_root_without_capabilities_is_told_that_it_cannot_run_workers_as_others(rankd: Start) -> None:
+    daemon = rankd(group("job", SLEEP, user="nobody"), through=POWERLESS)
+    assert daemon.wait() == 78
+    said = "\n".join(daemon.console)
+    assert "groups.job.user: only root may run workers as another user (rankd runs as uid 0 without CAP_CHOWN, " in said

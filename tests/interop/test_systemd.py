@@ -283,3 +283,45 @@ def assert_replaced(machine: Machine, before: dict[int, str]) -> None:
     assert not after.keys() & before.keys()
     assert machine.show("rankd", "NRestarts") == "1"
     assert sorted(after.values()) == sorted(before.values())
+
+
+# ---- it is looked at
+
+
+def doctor(machine: Machine, *arguments: str) -> dict[str, tuple[str, str]]:
+    """What ``rankd doctor`` says inside: verdict and words of each check."""
+    ran = machine.run("/opt/rankd/bin/rankd", "doctor", "--json", *arguments, check=False)
+    told = json.loads(ran.stdout)
+    assert ran.returncode == (0 if told["ok"] else 1)
+    return {check["check"]: (check["verdict"], check["found"]) for check in told["checks"]}
+
+
+def test_doctor_finds_the_installed_unit_well_while_it_runs(machine: Machine) -> None:
+    configure(machine, group("job", SLEEP, workers=2))
+    machine.run("systemctl", "start", "rankd")
+    wait_for(machine, "daemon.ready")
+    pid = machine.show("rankd", "MainPID")
+    told = doctor(machine, "/etc/rankd/rankd.toml")
+    rest = {check: words for check, (verdict, words) in told.items() if verdict != "ok"}
+    assert rest.keys() <= {"containment"}  # which controllers there are is this kernel's affair
+    assert "/system.slice/rankd.service" in told["containment"][1]
+    assert told["unit"][1] == "rankd.service: Type=notify, watchdog 30s, KillMode=mixed, delegated"
+    assert told["stop"][1] == "TimeoutStopSec=1min; a stop takes at most 40 s, dependents first"
+    assert told["open files"][1].startswith("hard limit of rankd.service 1048576; 2 workers take up to 74")
+    assert told["state_dir"][1].endswith(f"held by the rankd that runs (pid {pid})")
+    assert told["health"][1] == f"127.0.0.1:8080: the rankd that runs listens there (pid {pid})"
+    assert told["runtime_dir"][1] == "/run/rankd: mode 0700"
+
+
+def test_doctor_says_what_a_unit_costs_that_is_not_as_ours(machine: Machine) -> None:
+    configure(machine, group("job", SLEEP, stop=ladder("2m")))
+    drop_in(machine, Type="exec", WatchdogSec=0, KillMode="control-group", Delegate="no", LimitNOFILE=60)
+    told = doctor(machine, "/etc/rankd/rankd.toml")
+    assert {check: told[check][0] for check in ("unit", "stop", "open files")} == {
+        "unit": "warning",
+        "stop": "failed",
+        "open files": "failed",
+    }
+    for words in ("Type=exec", "no watchdog", "KillMode=control-group", "not delegated"):
+        assert words in told["unit"][1]
+    assert "may take 125 s" in told["stop"][1]
