@@ -254,14 +254,16 @@ class Daemon:
         guardian = None
         if is_needed(os.environ, us.pid):
             leave_alone = self._containment.leave_alone
-            guardian = Guardian(us, self._plan.state_dir, loop, leave_alone, self._guardian_lost)
+            guardian = Guardian(
+                us, self._plan.state_dir, loop, leave_alone, self._guardian_lost, self._containment.ground
+            )
         in_order = False
         try:
             yield
             in_order = self._runtime.bug is None
         finally:
             if self._state is not None:
-                self._state.close(in_order=in_order)
+                self._state.close(in_order=in_order and self._processes.all_are_gone)
             if guardian is not None:
                 guardian.close(in_order=in_order)
 

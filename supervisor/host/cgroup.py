@@ -30,6 +30,7 @@ CONTROLLERS = {"memory_max": "memory", "memory_high": "memory", "cpu_max": "cpu"
 
 _ROUNDS = 64
 _HELD = 256  # pidfds at a time
+_FORBIDDEN = (errno.EACCES, errno.EPERM)  # a worker that is our own user may do this to its own group
 _GONE = (errno.ENOENT, errno.ENODEV)  # the group has been removed, before or after its file was opened
 
 
@@ -134,6 +135,8 @@ def is_populated(group: str) -> bool:
     except OSError as error:
         if error.errno in _GONE:
             return False
+        if error.errno in _FORBIDDEN:
+            return True
         raise
 
 
@@ -141,7 +144,7 @@ def watch(group: str) -> int | None:
     """A descriptor that has EPOLLPRI when ``is_populated`` may have changed; None if nobody is in there now."""
     try:
         events = os.open(f"{group}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return None
     try:
         if b"populated 1" in os.read(events, 4096):  # what is told of from now on is what changes after this read
@@ -234,7 +237,7 @@ def remove(group: str) -> bool:
     except FileNotFoundError:
         return True
     except OSError as error:
-        if error.errno != errno.EBUSY:
+        if error.errno != errno.EBUSY and error.errno not in _FORBIDDEN:
             raise
         return False
     return True
@@ -343,7 +346,7 @@ class Ground:
         os.close(self._lock)
 
     def _leaves(self) -> list[str]:
-        return [entry.path for entry in os.scandir(self.path) if entry.name.startswith(WORKER)]
+        return leaves(self.path)
 
     def _turn(self, controller: str, *, on: bool) -> bool:
         try:
@@ -351,6 +354,22 @@ class Ground:
         except OSError:
             return False
         return True
+
+
+def leaves(ground: str) -> list[str]:
+    return [entry.path for entry in os.scandir(ground) if entry.name.startswith(WORKER)]
+
+
+def end_leaves(ground: str) -> Ended:
+    """Kill what a dead daemon's workers have left in its group; nothing, if another daemon lives there by now."""
+    try:
+        held = _hold(f"{ground}/{DAEMON}")
+    except OSError:
+        return Ended()
+    try:
+        return _end_all(leaves(ground))
+    finally:
+        os.close(held)
 
 
 def _hold(group: str) -> int:
@@ -402,11 +421,11 @@ def _folders(group: str) -> Iterator[str]:
     """The group and all below it, from the top; one system call for a group that has none below it."""
     try:
         has_more = os.stat(group).st_nlink > 2
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return
     yield group
     if has_more:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, PermissionError):
             for entry in list(os.scandir(group)):
                 if entry.is_dir(follow_symlinks=False):
                     yield from _folders(entry.path)

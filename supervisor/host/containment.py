@@ -83,6 +83,8 @@ class Sessions:
 
     controllers: frozenset[str] = frozenset()
     """Of control groups: what can be limited for a worker's whole tree."""
+    ground = ""
+    """The control group that has those of the workers; empty: they have none."""
     earlier = Ended()
     """What an earlier daemon had left in our place, and was killed."""
 
@@ -176,10 +178,8 @@ class Sessions:
             if not dead:
                 return left
             # the children of what was reaped are ours now, and may not have been in the list that was read
-        for process, owner in dead:
-            if owner is not None and owner in ended:
-                left.setdefault(owner, []).append(process)
-        return left
+        # They end and leave a child faster than can be looked at; a dead one no longer tells whose it was.
+        return {tree: [] for tree in ended} | left
 
     def members(self, trees: Collection[Tree]) -> Generator[None, None, dict[Tree, list[Process]]]:
         """Everything alive of these trees but leaders that are not reaped; yields now and then to let others run.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import signal as signals
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from contextlib import suppress
 
 from supervisor.host import cgroup
 from supervisor.host.cgroup import Ground, NotDelegated
@@ -48,6 +49,7 @@ class Leaves(Sessions):
     def __init__(self, ground: Ground, unclaimed: Callable[[Process], None]) -> None:
         super().__init__(adopts=True, unclaimed=unclaimed)
         self._ground = ground
+        self.ground = ground.path
         self.controllers = ground.controllers
         self.flavour = f"cgroup v2 (controllers: {' '.join(sorted(ground.controllers)) or 'none'})"
         self.earlier = ground.earlier
@@ -113,7 +115,8 @@ class Leaves(Sessions):
         return self._by_leaf.get(self._ground.leaf_of(process.pid)) or super()._by_evidence(process)
 
     def give_back(self) -> None:
-        self._ground.close()
+        with suppress(OSError):  # a worker that is our own user may have made its group unreadable: the next one cares
+            self._ground.close()
 
 
 def _add(processes: list[Process], more: Iterable[Process]) -> None:

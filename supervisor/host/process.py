@@ -44,6 +44,8 @@ EXITS_A_TURN = 32
 GRACE = 0.02
 """Seconds that what a worker leaves behind has to end by itself, as Python's resource tracker does."""
 
+FLEETING = "processes that end before they can be named"
+
 CROWD = 32
 CROWD_LEAVES = 0.1
 """With more workers than that, so many seconds pass before those still there are searched for descendants elsewhere."""
@@ -357,8 +359,9 @@ class Processes:
 
     def _name_strays(self, run: _Run) -> Generator[None, None, None]:
         found = yield from self._containment.members({run.tree})
-        if run.tree in self._ended and run.tree in found:
-            self._post(run.group, StraysFound(run.worker, tuple(map(str, found[run.tree]))))
+        if run.tree in self._ended:
+            names = tuple(map(str, found.get(run.tree, ()))) or (FLEETING,)
+            self._post(run.group, StraysFound(run.worker, names))
 
     def _gone(self, run: _Run) -> None:
         if run.pidfd >= 0:
@@ -444,6 +447,11 @@ class Processes:
         self._queue.clear()
         for group, worker in list(self._runs):
             self.signal(group, (worker,), signals.SIGKILL, "tree")
+
+    @property
+    def all_are_gone(self) -> bool:
+        """No worker is left, nor anything of one: what could not be killed is still there."""
+        return not self._runs
 
     async def all_gone(self) -> None:
         """Returns when no worker is left."""

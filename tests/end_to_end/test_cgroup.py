@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from supervisor.host.proc import read_process
 from tests.cgroups import Place, delegated, missing
 from tests.end_to_end.configs import SLEEP, group, ladder, python, table
 from tests.end_to_end.conftest import Start
@@ -85,17 +87,33 @@ def test_a_fork_bomb_does_not_outrun_the_stop(place: Place, rankd: Start) -> Non
     assert not daemon.all("worker.unkillable")
 
 
-def test_a_daemon_that_was_killed_leaves_nothing_to_the_next_one(place: Place, rankd: Start) -> None:
+def test_who_has_forgotten_its_parent_dies_with_the_daemon_all_the_same(place: Place, rankd: Start) -> None:
     script = f"{FORGETFUL}; echo up; exec sleep 1000"
     daemon = rankd(group("job", ["/bin/sh", "-c", script]), through=place.through())
     daemon.wait_for_line("up")
     daemon.signal(signal.SIGKILL)
     daemon.wait()
-    until(lambda: len(place.processes()) == 1, "end of all that can be found without control groups")
+    until(lambda: not place.processes(), "end of the daemon's workers, and of its guardian")
+
+
+def test_what_outlived_daemon_and_guardian_is_ended_by_the_next_daemon(place: Place, rankd: Start) -> None:
+    script = f"{FORGETFUL}; echo up; exec sleep 1000"
+    daemon = rankd(group("job", ["/bin/sh", "-c", script]), through=place.through())
+    daemon.wait_for_line("up")
+
+    def guardian() -> int | None:
+        named = (read_process(pid) for pid in place.processes())
+        return next((process.pid for process in named if process is not None and process.name == "guardian"), None)
+
+    pid = until(guardian, "guardian")
+    daemon.signal(signal.SIGSTOP)  # lest it starts another one
+    os.kill(pid, signal.SIGKILL)
+    daemon.signal(signal.SIGKILL)
+    daemon.wait()
 
     following = rankd(group("job", SLEEP), through=place.through())
     killed = following.wait_for("worker.orphan_killed")
-    assert killed["processes"][0].endswith(" sleep")
+    assert any(process.endswith(" sleep") for process in killed["processes"])
     following.wait_for("daemon.ready")
     assert {one for one in place.groups() if "worker" in one} == {"rankd.worker.job.0.0"}
     following.stop()

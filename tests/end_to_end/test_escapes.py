@@ -7,6 +7,7 @@ orphans (2,000) and ``MOMENTS=n`` that of stops under fire (6).
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
@@ -197,3 +198,28 @@ def test_a_child_that_was_ours_before_exec_is_reaped(rankd: Start, seconds: str)
     until(lambda: len(set(children(pid)) - {worker}) == 1, "end of all children but the worker and the guardian")
     assert not daemon.all("worker.orphan_killed")
     assert daemon.stop() == 0
+
+
+WALKS = """
+import fcntl, os, sys, time
+fcntl.flock(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX)  # as long as one of the family lives
+if os.fork() == 0:
+    os.setsid()
+    give_up_at = time.monotonic() + 30
+    while time.monotonic() < give_up_at:
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+"""
+
+
+def test_what_ends_and_leaves_a_child_all_the_time_is_not_taken_for_gone(rankd: Start, tmp_path: Path) -> None:
+    """A process that is gone before anybody can look at it, and whose child takes its place."""
+    held = tmp_path / "held"
+    daemon = rankd(group("job", python(WALKS, str(held)), stop=ladder("200ms")))
+    daemon.wait(60)
+    with held.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            assert daemon.all("worker.unkillable"), daemon.story()
