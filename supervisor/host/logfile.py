@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from supervisor import clock
 from supervisor.host.sinks import Losses
 from supervisor.host.tail import TAIL_BYTES, Begun
 from supervisor.plan import Rotation
@@ -16,6 +17,9 @@ from supervisor.plan import Rotation
 _NEWLINE = 10
 _MAY_PASS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS})
 """Why a file takes nothing now and may take it later."""
+
+LOOKS_EVERY = 1.0
+"""Seconds after which a write looks whether the file still has a name."""
 
 
 def open_log(path: str) -> int:
@@ -39,9 +43,14 @@ class LogFile:
     While the file takes nothing (ENOSPC, EDQUOT, EIO) bytes are dropped, so that the worker goes on; the first thing
     it takes again is a line that says how many. With ``patient`` bytes that it may take later are held instead: nothing
     more may be written before ``ready`` says so.
+
+    Once somebody has removed the file, or its directory, another one is begun; what was written since it was last seen
+    to have a name is counted as dropped.
     """
 
-    __slots__ = ("_begun", "_fd", "_held", "_losses", "_mid_line", "_next", "_open", "_path", "patient")
+    __slots__ = (
+        "_begun", "_fd", "_held", "_look_at", "_losses", "_mid_line", "_next", "_open", "_path", "_unseen", "patient",
+    )  # fmt: skip
 
     def __init__(
         self, path: str, losses: Losses, *, open_file: Callable[[str], int] = open_log, patient: bool = False
@@ -56,9 +65,13 @@ class LogFile:
         self._mid_line = False
         self._next = -1  # opened already; written to once the line begun here is whole
         self._held = b""
+        self._look_at = clock.now() + LOOKS_EVERY
+        self._unseen = 0
 
     def write(self, block: bytes) -> int:
         """Take the next bytes; returns how many have been written."""
+        if clock.now() >= self._look_at:
+            self._look()
         if self._next >= 0:
             block = self._to_the_next(block)
             if not block:
@@ -80,7 +93,21 @@ class LogFile:
                 self._losses.add(len(block) - written, reason)
         if written:
             self._mid_line = block[written - 1] != _NEWLINE
+            self._unseen += written
         return written
+
+    def _look(self) -> None:
+        self._look_at = clock.now() + LOOKS_EVERY
+        if os.fstat(self._fd).st_nlink or self._next >= 0:
+            self._unseen = 0
+            return
+        try:
+            fd = self._open(self._path)
+        except OSError:
+            return  # until the next look nobody can read what is written, and that will be counted, too
+        self._turn_to(fd)
+        self._losses.add(self._unseen, "the file was removed")
+        self._unseen = 0
 
     def ready(self) -> bool:
         """Whether all that came so far is written; what is held is tried again."""

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.host import logfile as under_test
 from supervisor.host.logfile import LogFile, RotatedFile, open_log
 from supervisor.host.sinks import Dropped, Losses
 from supervisor.host.tail import last_lines
@@ -304,3 +305,26 @@ def test_a_rotated_file_begins_anew_in_a_directory_that_was_removed_and_made_aga
     log.write(b"two\n")
     log.finish()
     assert (directory / "stdout.log").read_bytes() == b"two\n"
+
+
+def test_a_file_that_was_removed_is_begun_anew_and_says_what_went_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "LOOKS_EVERY", 0.0)
+    account = Account()
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    path = directory / "stdout.log"
+
+    def open_file(path: str) -> int:
+        directory.mkdir(exist_ok=True)
+        return open_log(path)
+
+    log = LogFile(str(path), account.losses, open_file=open_file)
+    log.write(b"one\n")
+    log.write(b"two\n")
+    shutil.rmtree(directory)
+    log.write(b"three\n")
+    log.write(b"four\n")
+    log.finish()
+    assert path.read_bytes() == b"[rankd: dropped 4 bytes: the file was removed]\nthree\nfour\n"
