@@ -22,13 +22,30 @@ from tests.screen import Screen, resize, terminal
 pytestmark = pytest.mark.end_to_end
 
 COLUMNS = 100
-TALK = python(
+WORDS = (
     "import os, sys, time\n"
     "rank = os.environ['RANK']\n"
     "for number in range(200):\n"
     "    sys.stdout.write(f'line {number}'); time.sleep(0.0005)\n"
     "    sys.stdout.write(f' of rank {rank}\\n')\n"
 )
+TALK = python(WORDS)
+PREFIXED = {"prefix": "[${rank}] "}
+
+
+@contextmanager
+def leave(tmp_path: Path, workers: int) -> Iterator[tuple[list[str], Callable[[], int]]]:
+    """The argv of workers who talk and then wait for leave to go, and what gives it to so many."""
+    path = tmp_path / "leave"
+    os.mkfifo(path)
+    fifo = os.open(path, os.O_RDWR)
+    try:
+        yield (
+            python(f"{WORDS}os.read(os.open(sys.argv[1], os.O_RDONLY), 1)", str(path)),
+            lambda: os.write(fifo, b"." * workers),
+        )
+    finally:
+        os.close(fifo)
 
 
 class Sitting:
@@ -97,7 +114,14 @@ def sit(
 
 
 def test_lines_are_whole_and_in_order_above_a_line_of_progress_that_is_gone_at_the_end(tmp_path: Path) -> None:
-    with sit(tmp_path, group("talk", TALK, workers=4, logs={"prefix": "[${rank}] "})) as seen:
+    def ready() -> bool:
+        return any(
+            bottom.startswith("talk running 4/4 ready, attempt 0, 3 restarts left, up ") for bottom in seen.bottoms
+        )
+
+    with leave(tmp_path, 4) as (talk, go), sit(tmp_path, group("talk", talk, workers=4, logs=PREFIXED)) as seen:
+        seen.look_until(ready)
+        go()
         assert seen.look_to_the_end() == 0
     text = "\n".join(seen.screen.lines)
     for rank in range(4):
@@ -106,7 +130,6 @@ def test_lines_are_whole_and_in_order_above_a_line_of_progress_that_is_gone_at_t
     assert "stopped with exit code 0" in seen.screen.lines[-1]
     assert seen.screen.bottom == ""
     assert not any("4/4 ready, attempt" in line for line in seen.screen.lines), "the line of progress never stays"
-    assert any(bottom.startswith("talk running 4/4 ready, attempt 0, 3 restarts left, up ") for bottom in seen.bottoms)
 
 
 def test_prefixes_are_coloured_by_rank(tmp_path: Path) -> None:
@@ -118,10 +141,14 @@ def test_prefixes_are_coloured_by_rank(tmp_path: Path) -> None:
 
 
 def test_no_color_leaves_the_line_and_takes_the_colours(tmp_path: Path) -> None:
-    with sit(tmp_path, group("talk", TALK, workers=2), env={"NO_COLOR": "1"}) as seen:
+    with (
+        leave(tmp_path, 2) as (talk, go),
+        sit(tmp_path, group("talk", talk, workers=2), env={"NO_COLOR": "1"}) as seen,
+    ):
+        seen.look_until(lambda: any(bottom.startswith("talk running 2/2 ready") for bottom in seen.bottoms))
+        go()
         assert seen.look_to_the_end() == 0
     assert set(re.findall(rb"\x1b\[([0-9;]*)m", seen.screen.raw)) == {b"0"}
-    assert any(bottom.startswith("talk running 2/2 ready") for bottom in seen.bottoms)
 
 
 def test_a_pause_between_attempts_says_why_and_how_long_it_lasts(tmp_path: Path) -> None:
