@@ -173,6 +173,8 @@ class Sessions:
                 if _reap(pid):
                     del self._orphans[pid]
                     dead.append(orphan)
+                elif orphan.owner is None and not _is_alive(pid):
+                    dead.append(orphan)
                 elif orphan.owner is not None and orphan.owner in ended:
                     left.setdefault(orphan.owner, []).append(orphan.process)
             if not dead:
@@ -329,8 +331,17 @@ class Sessions:
 
 
 def _is_alive(pid: int) -> bool:
+    """False also for one on its way out, which has no memory any more, and so no environment to know it by."""
     process = read_process(pid)
-    return process is not None and not process.dead
+    if process is None or process.dead:
+        return False
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError:  # another user's: not for us to see
+        pass
+    return True
 
 
 def _reap(pid: int) -> bool:
