@@ -8,25 +8,23 @@ import hashlib
 import os
 import random
 import signal
-import stat
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
-from supervisor import __version__, clock
+from supervisor import __version__, clock, premises
 from supervisor.core import events, groups, health
 from supervisor.core.events import Event, Who
 from supervisor.core.groups import Begun, EndRequested, Groups
 from supervisor.core.messages import Input, Worker, WorkerExited, WorkerStarted
-from supervisor.errors import BUG, UNAVAILABLE, AddressUnavailable, RankdError
-from supervisor.host import leftovers, signals, systemd
+from supervisor.errors import BUG, AddressUnavailable
+from supervisor.host import signals, systemd
 from supervisor.host.cgroup import limits_without
 from supervisor.host.console import Console
 from supervisor.host.containment import become_subreaper
@@ -34,10 +32,10 @@ from supervisor.host.guardian import Guardian, is_needed
 from supervisor.host.leaves import contain
 from supervisor.host.output import Output
 from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
-from supervisor.host.proc import Ended, Process
+from supervisor.host.proc import Process
 from supervisor.host.process import Processes, seal_inherited_fds
 from supervisor.host.sinks import Dropped
-from supervisor.host.state import Held, StateFile, hold, this_daemon
+from supervisor.host.state import StateFile, this_daemon
 from supervisor.host.terminal import Terminal
 from supervisor.plan import (
     DaemonPlan,
@@ -68,26 +66,14 @@ LAST_WAIT = 5.0
 """Seconds that killed workers may take to be gone when a bug ends us."""
 
 
-class Unusable(RankdError):
-    """A directory that the daemon needs cannot be had."""
-
-    exit_code = 78
-
-
-class InUse(RankdError):
-    """Another daemon works in our state directory."""
-
-    exit_code = UNAVAILABLE
-
-
 def run(plan: DaemonPlan) -> int:
     """Supervise until the end; returns the exit code. Raises ``RankdError`` before any worker has been started."""
     signals.hold(STOP_SIGNALS)
     _open_standard_streams()
     seal_inherited_fds()
-    _make_directories(plan)
+    premises.make_directories(plan)
     with ExitStack() as stack:
-        inherited, keeps_state = _succeed(plan, stack)
+        inherited, keeps_state = premises.succeed(plan, stack)
         passed = systemd.listen_fds(os.environ, os.getpid())
         if isinstance(passed, systemd.SocketsRefused):
             raise AddressUnavailable(f"health listener: {passed.reason}")
@@ -221,7 +207,7 @@ class Daemon:
         self._tell(
             events.daemon_started(clock.now(), __version__, os.getpid(), tuple(self._plan.groups), contained.flavour)
         )
-        for event in [*self._inherited, *_told_of(0, contained.earlier)]:
+        for event in [*self._inherited, *premises.told_of(0, contained.earlier)]:
             self._tell(event)
         for group in self._plan.groups.values():
             if keys := limits_without(group.resources, contained.controllers):
@@ -316,7 +302,7 @@ class Daemon:
         return groups.begin(
             plan,
             {name: _seed(plan, name) for name in plan.groups},
-            {name: _last_attempt(f"{group.logs.dir}/{name}/{plan.run_id}") for name, group in plan.groups.items()},
+            {name: premises.last_attempt(plan, name) for name in plan.groups},
             clock.now(),
         )
 
@@ -516,70 +502,6 @@ def _open_standard_streams() -> None:
             os.set_inheritable(fd, True)
 
 
-def _make_directories(plan: DaemonPlan) -> None:
-    for path, mode in ((plan.state_dir, 0o755), (plan.runtime_dir, 0o700)):
-        try:
-            Path(path).mkdir(mode=mode, parents=True, exist_ok=True)
-        except OSError as error:
-            raise Unusable(f"{path}: cannot make this directory: {error.strerror}") from error
-    found = os.stat(plan.runtime_dir)
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        # what is put there by others is what our clients and workers would talk to
-        raise Unusable(
-            f"{plan.runtime_dir}: this runtime directory must be ours and nobody else may write to it "
-            f"(uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}; expected uid {os.geteuid()}, mode 0700)"
-        )
-
-
-def _succeed(plan: DaemonPlan, stack: ExitStack) -> tuple[list[Event], bool]:
-    """Be the one daemon of our state directory while ``stack`` is open, and end what the last one has left, if it
-    could not.
-
-    Returns what there is to tell, and whether ``state.json`` is ours to write. It is not in a directory that nobody
-    has named while another daemon is there: a user's second one has its logs there as well, and a guardian, but
-    no state. Raises ``InUse`` where one was named.
-    """
-    directory = plan.state_dir
-    try:
-        lock = hold(directory)
-    except OSError as error:  # a full or read-only disk: no reason not to supervise
-        why = f"{directory} cannot be locked: {error.strerror}"
-        return [events.daemon_state_unwritten(clock.now(), why, over=False)], True
-    if isinstance(lock, Held):
-        if plan.state_dir_is_common:
-            why = f"{directory} is in use by another rankd ({lock.by}), and the configuration names no state_dir"
-            return [events.daemon_state_unwritten(clock.now(), why, over=False)], False
-        raise InUse(
-            f"state directory {directory}: in use by another rankd ({lock.by}); give each its own [daemon] state_dir"
-        )
-    stack.callback(os.close, lock)
-    earlier = leftovers.end_earlier(directory)
-    told = []
-    if earlier.refused:
-        told.append(events.daemon_state_refused(clock.now(), earlier.refused, earlier.aside))
-    return told + _told_of(earlier.pid, earlier.ended), True
-
-
-def _told_of(pid: int, ended: Ended) -> list[Event]:
-    """What there is to tell of the processes of an earlier daemon; ``pid`` is its own, or 0 if nobody knows."""
-    if not ended.killed:
-        return []
-    left = ", ".join(map(str, ended.left))
-    return [events.leftovers_killed(clock.now(), pid, tuple(map(str, ended.killed)), left)]
-
-
 def _seed(plan: DaemonPlan, group: str) -> int:
     """The same for the same run and group, so that a run's pauses can be replayed."""
     return int.from_bytes(hashlib.blake2b(f"{plan.run_id}/{group}".encode(), digest_size=8).digest())
-
-
-def _last_attempt(directory: str) -> int:
-    """The highest attempt that has logs already (a run id used again); -1 for none."""
-    try:
-        names = os.listdir(directory)
-    except FileNotFoundError:
-        return -1
-    except OSError as error:
-        raise Unusable(f"{directory}: cannot see which attempts have logs: {error.strerror}") from error
-    numbers = [int(name[8:]) for name in names if name.startswith("attempt_") and name[8:].isdigit()]
-    return max(numbers, default=-1)

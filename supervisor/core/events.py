@@ -144,14 +144,16 @@ def worker_unkillable(at: float, who: Who, pid: int | None, details: str) -> Eve
 
 def worker_orphan_killed(at: float, who: Who, signal: int, processes: tuple[str, ...]) -> Event:
     """The worker has ended and left processes behind, which are now sent ``signal``."""
-    named = ", ".join(processes[:8]) + (f" and {len(processes) - 8} more" if len(processes) > 8 else "")
     return Event(
         "worker.orphan_killed", "warning", at,
-        f"rank {who.rank} left {len(processes)} process{'es' if len(processes) != 1 else ''} behind ({named}): "
-        f"sent {signal_name(signal)}", who.group,
-        {**_of(who), "signal": signal_name(signal),
-         "processes": list(processes[:32]), "count": len(processes)},
+        f"rank {who.rank} left {_behind(processes)}: sent {signal_name(signal)}", who.group,
+        {**_of(who), "signal": signal_name(signal), "processes": list(processes[:32]), "count": len(processes)},
     )  # fmt: skip
+
+
+def _behind(processes: tuple[str, ...]) -> str:
+    named = ", ".join(processes[:8]) + (f" and {len(processes) - 8} more" if len(processes) > 8 else "")
+    return f"{len(processes)} process{'es' if len(processes) != 1 else ''} behind ({named})"
 
 
 # ---- groups
@@ -347,12 +349,11 @@ def orphan_reaped(at: float, process: str) -> Event:
 
 def leftovers_killed(at: float, pid: int, processes: tuple[str, ...], details: str) -> Event:
     """An earlier daemon (``pid``) died without a word; ``details`` names what of its processes will not die."""
-    named = ", ".join(processes[:8]) + (f" and {len(processes) - 8} more" if len(processes) > 8 else "")
     earlier = f"an earlier rankd (pid {pid})" if pid else "an earlier rankd"
     return Event(
         "worker.orphan_killed", "warning", at,
-        f"{earlier} has died and left {len(processes)} process{'es' if len(processes) != 1 else ''} "
-        f"behind ({named}): sent SIGKILL{'; still there: ' + details if details else ''}", None,
+        f"{earlier} has died and left {_behind(processes)}: sent SIGKILL"
+        f"{'; still there: ' + details if details else ''}", None,
         {"signal": "SIGKILL", "processes": list(processes[:32]), "count": len(processes), "error": details},
     )  # fmt: skip
 

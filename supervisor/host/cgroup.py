@@ -8,30 +8,23 @@ controllers of groups below can be had only where no process lives above them.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import select
 import signal as signals
-import time
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from supervisor.host.proc import NOT_CONTINUED, OUT_OF_REACH, Ended, Process, read_process
+from supervisor.host.proc import NOT_CONTINUED, OUT_OF_REACH, Process, read_process
 from supervisor.plan import Resources
-
-DAEMON = "rankd.daemon"
-WORKER = "rankd.worker."
-WITHIN = 10.0
-"""Seconds that what an earlier daemon left in a group has to be gone after SIGKILL."""
 
 CONTROLLERS = {"memory_max": "memory", "memory_high": "memory", "cpu_max": "cpu", "pids_max": "pids"}
 """Keys of the table ``resources`` and the controller that each needs."""
 
 _ROUNDS = 64
 _HELD = 256  # pidfds at a time
-_FORBIDDEN = (errno.EACCES, errno.EPERM)  # a worker that is our own user may do this to its own group
 _GONE = (errno.ENOENT, errno.ENODEV)  # the group has been removed, before or after its file was opened
+_FORBIDDEN = (errno.EACCES, errno.EPERM)  # so has a worker of our own user made its group: others have to tell of it
+_UNTOLD = (*_GONE, *_FORBIDDEN)
 
 
 class Delegated(NamedTuple):
@@ -71,7 +64,7 @@ def describe(found: Delegated | NotDelegated) -> str:
 
 
 def _own_group(membership: str, mounts: str) -> str | None:
-    own = _place(membership)
+    own = place_of(membership)
     return None if own is None else folder(own, mounts)
 
 
@@ -86,7 +79,7 @@ def folder(place: str, mounts: str = "/proc/self/mountinfo") -> str | None:
     return None
 
 
-def _place(membership: str) -> str | None:
+def place_of(membership: str) -> str | None:
     """Where in the hierarchy, as seen from our cgroup namespace; None without version 2 (cgroups(7), /proc/PID/cgroup).
 
     A group that is being removed has " (deleted)" behind it.
@@ -129,14 +122,12 @@ def controllers(group: str) -> frozenset[str]:
 
 
 def is_populated(group: str) -> bool:
-    """Whether a living process is in the group or below it; a removed group has none."""
+    """Whether a living process is known to be in the group or below it; a removed group has none."""
     try:
         return "populated 1" in _read(f"{group}/cgroup.events")
     except OSError as error:
-        if error.errno in _GONE:
+        if error.errno in _UNTOLD:
             return False
-        if error.errno in _FORBIDDEN:
-            return True
         raise
 
 
@@ -150,7 +141,7 @@ def watch(group: str) -> int | None:
         if b"populated 1" in os.read(events, 4096):  # what is told of from now on is what changes after this read
             return events
     except OSError as error:
-        if error.errno not in _GONE:
+        if error.errno not in _UNTOLD:
             os.close(events)
             raise
     os.close(events)
@@ -168,7 +159,7 @@ def processes(group: str) -> Iterator[Process]:
 def freeze(group: str, *, frozen: bool) -> None:
     """Nothing in the group runs, or forks, until it is thawed; SIGKILL is heard all the same."""
     with suppress(FileNotFoundError):  # it is gone, or the kernel is older than 5.2
-        _write(f"{group}/cgroup.freeze", "1" if frozen else "0")
+        write(f"{group}/cgroup.freeze", "1" if frozen else "0")
 
 
 def kill(group: str) -> None:
@@ -177,7 +168,7 @@ def kill(group: str) -> None:
     Before Linux 5.14 one by one, while it is frozen.
     """
     try:
-        _write(f"{group}/cgroup.kill", "1")
+        write(f"{group}/cgroup.kill", "1")
     except FileNotFoundError:
         if os.path.isdir(group):
             for _ in pursue(group, signals.SIGKILL):
@@ -258,16 +249,16 @@ def limit(group: str, wanted: Resources, local_rank: int, controllers: frozenset
     for key, (file, value) in values.items():
         if value and CONTROLLERS[key] in controllers:
             try:
-                _write(f"{group}/{file}", value)
+                write(f"{group}/{file}", value)
             except OSError as error:
                 yield key, error
     if "memory" in controllers:
         with suppress(FileNotFoundError):  # before Linux 4.19
-            _write(f"{group}/memory.oom.group", "1")
+            write(f"{group}/memory.oom.group", "1")
     cpus = wanted.cpus_of(local_rank)
     if cpus and "cpuset" in controllers:
         try:
-            _write(f"{group}/cpuset.cpus", ",".join(map(str, sorted(cpus))))
+            write(f"{group}/cpuset.cpus", ",".join(map(str, sorted(cpus))))
         except OSError as error:
             yield "cpu_affinity", error
 
@@ -282,139 +273,10 @@ def oom_kills(group: str) -> int:
     try:
         events = _read(f"{group}/memory.events")
     except OSError as error:
-        if error.errno in _GONE:
+        if error.errno in _UNTOLD:
             return 0
         raise
     return next((int(line.split()[1]) for line in events.splitlines() if line.startswith("oom_kill ")), 0)
-
-
-# ---- our own group
-
-
-class Ground:
-    """The group that was delegated to us, divided: we live in ``DAEMON``, each worker in a leaf of its own."""
-
-    def __init__(self, found: Delegated, wanted: frozenset[str]) -> None:
-        """Move into the daemon's leaf and turn on those of ``wanted`` that there are.
-
-        Ends first what an earlier daemon has left there. Raises ``OSError``, and has changed nothing then.
-        """
-        self.path = found.path
-        self._place = (_place("/proc/self/cgroup") or "").rstrip("/")
-        self._daemon = f"{found.path}/{DAEMON}"
-        held = _hold(self._daemon)
-        try:
-            self.earlier = _end_all([self._daemon, *self._leaves()])
-        finally:
-            os.close(held)
-        self._lock = _hold(self._daemon)
-        try:
-            _write(f"{self._daemon}/cgroup.procs", "0")
-        except OSError:
-            os.close(self._lock)
-            raise
-        self.controllers = frozenset(name for name in wanted & found.controllers if self._turn(name, on=True))
-
-    def leaf(self, name: str) -> str:
-        """A new, empty group for a worker. Raises ``OSError``."""
-        path = f"{self.path}/{WORKER}{name}"
-        try:
-            os.mkdir(path)
-        except FileExistsError:
-            if not remove(path):
-                raise
-            os.mkdir(path)
-        return path
-
-    def leaf_of(self, pid: int) -> str:
-        """The leaf that the process is in, or below; empty if it is in none."""
-        with suppress(OSError):
-            place = _place(f"/proc/{pid}/cgroup") or ""
-            if place.startswith(f"{self._place}/{WORKER}"):
-                return f"{self.path}/{place[len(self._place) + 1 :].partition('/')[0]}"
-        return ""
-
-    def close(self) -> None:
-        """Everything is as it was found, but for leaves in which somebody still lives."""
-        for leaf in self._leaves():
-            remove(leaf)
-        for name in self.controllers:
-            self._turn(name, on=False)
-        with suppress(OSError):  # EBUSY: a leaf that is left still has a controller, so we stay where we are
-            _write(f"{self.path}/cgroup.procs", "0")
-            remove(self._daemon)
-        os.close(self._lock)
-
-    def _leaves(self) -> list[str]:
-        return leaves(self.path)
-
-    def _turn(self, controller: str, *, on: bool) -> bool:
-        try:
-            _write(f"{self.path}/cgroup.subtree_control", f"{'+' if on else '-'}{controller}")
-        except OSError:
-            return False
-        return True
-
-
-def leaves(ground: str) -> list[str]:
-    return [entry.path for entry in os.scandir(ground) if entry.name.startswith(WORKER)]
-
-
-def end_leaves(ground: str) -> Ended:
-    """Kill what a dead daemon's workers have left in its group; nothing, if another daemon lives there by now."""
-    try:
-        held = _hold(f"{ground}/{DAEMON}")
-    except OSError:
-        return Ended()
-    try:
-        return _end_all(leaves(ground))
-    finally:
-        os.close(held)
-
-
-def _hold(group: str) -> int:
-    """Be the one daemon that lives there; it is made if need be. Raises ``BlockingIOError`` if another one does."""
-    with suppress(FileExistsError):
-        os.mkdir(group)
-    lock = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise
-    return lock
-
-
-def _end_all(groups: list[str]) -> Ended:
-    """Kill what lives in these, and remove them.
-
-    None that we will fork in may ever have been killed: Linux 6.18 compares a child's new group with its parent's, and
-    if only one of the two was, takes the child for one that has to die, too (CLONE_INTO_CGROUP, cgroup.kill).
-    """
-    killed: list[Process] = []
-    dying: dict[int, str] = {}
-    poll = select.poll()
-    for group in groups:
-        killed += processes(group)
-        if is_populated(group):
-            kill(group)
-        events = watch(group)
-        if events is not None:
-            dying[events] = group
-            poll.register(events, select.POLLPRI)
-    give_up_at = time.monotonic() + WITHIN
-    while dying and (left_for := give_up_at - time.monotonic()) > 0:
-        for events, _ in poll.poll(left_for * 1000):
-            if b"populated 1" not in os.pread(events, 4096, 0):
-                poll.unregister(events)
-                os.close(events)
-                del dying[events]
-    left = [process for group in dying.values() for process in processes(group)]
-    for events in dying:
-        os.close(events)
-    for group in groups:
-        remove(group)
-    return Ended(tuple(killed), tuple(left))
 
 
 def _folders(group: str) -> Iterator[str]:
@@ -439,7 +301,10 @@ def _numbers(file: str) -> list[int]:
     try:
         return list(map(int, _read(file).split()))
     except OSError as error:
-        if error.errno in (*_GONE, errno.EOPNOTSUPP):  # the last: a threaded group, whose processes are listed above it
+        if error.errno in (
+            *_UNTOLD,
+            errno.EOPNOTSUPP,
+        ):  # the last: threaded, and listed above it
             return []
         raise
 
@@ -449,7 +314,7 @@ def _read(path: str) -> str:
         return file.readall().decode()
 
 
-def _write(path: str, value: str) -> None:
+def write(path: str, value: str) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(file, value.encode())

@@ -183,7 +183,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _end_leaves() -> Callable[[str], Ended]:
-    from supervisor.host.cgroup import end_leaves  # noqa: PLC0415 - most have no control groups, and memory is dear here
+    from supervisor.host.ground import end_leaves  # noqa: PLC0415 - most have no control groups, and memory is dear here
 
     return end_leaves
 

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import suppress
 
 from supervisor.host import cgroup
-from supervisor.host.cgroup import Ground, NotDelegated
+from supervisor.host.cgroup import NotDelegated
 from supervisor.host.containment import Alarm, Sessions, Tree
+from supervisor.host.ground import Ground
 from supervisor.host.proc import Process
 from supervisor.host.spawn import not_started
 from supervisor.plan import Resources
@@ -93,7 +94,10 @@ class Leaves(Sessions):
     def pursue(self, trees: Collection[Tree], signal: int, reached: Collection[Tree]) -> Generator[None, None, None]:
         for tree in trees:
             if signal == signals.SIGKILL:
-                cgroup.kill(tree.leaf)
+                try:
+                    cgroup.kill(tree.leaf)
+                except PermissionError:  # see cgroup._FORBIDDEN
+                    yield from super().pursue({tree}, signal, reached)
             else:
                 yield from cgroup.pursue(tree.leaf, signal, tree.leader if tree in reached else 0)
             yield

@@ -113,10 +113,13 @@ class _Run:
     """One start of one worker.
 
     ``pidfd`` is the leader's; after its end what the containment gives as an alarm, or -1. ``killed``: whatever is left
-    is to die; ``signal``: the last one that its leader was sent by us. ``strays`` are those seen last.
+    is to die; ``signal``: the last one that its leader was sent by us. ``strays`` are those seen last; ``told``: they
+    are about to be named; ``missed``: when we came to do so, there were none.
     """
 
-    __slots__ = ("attached", "group", "killed", "pidfd", "signal", "since", "strays", "told", "tree", "worker")
+    __slots__ = (
+        "attached", "group", "killed", "missed", "pidfd", "signal", "since", "strays", "told", "tree", "worker",
+    )  # fmt: skip
 
     def __init__(self, group: str, worker: Worker, tree: Tree, attached: Attached, since: Since) -> None:
         self.group = group
@@ -127,6 +130,7 @@ class _Run:
         self.killed = False
         self.signal: int | None = None
         self.told = False
+        self.missed = False
         self.strays: Sequence[Process] = ()
         self.since = since
 
@@ -136,8 +140,6 @@ class Processes:
 
     def __init__(self, post: Callable[[str, Input], None], output: OutputDoor, containment: Sessions) -> None:
         """``post`` is given a group's name and an input for it."""
-        self.descriptors: tuple[int, int] | None = None
-        """RLIMIT_NOFILE for workers, soft and hard, where ours is another; set right after the spawn (prlimit(2))."""
         self.idle = asyncio.Event()
         """Set while ``run`` has nothing to start."""
         self.spawner = Spawner(containment.leave_alone)
@@ -239,9 +241,6 @@ class Processes:
             os.waitpid(pid, 0)
             raise not_started(f"'{plan.argv[0]}' cannot be watched", error) from error
         self._containment.spawned(run.tree, pid)
-        if self.descriptors is not None:
-            with suppress(OSError):  # it has ended already, or given itself other rights
-                resource.prlimit(pid, resource.RLIMIT_NOFILE, self.descriptors)
 
     # ---- ending
 
@@ -359,9 +358,14 @@ class Processes:
 
     def _name_strays(self, run: _Run) -> Generator[None, None, None]:
         found = yield from self._containment.members({run.tree})
-        if run.tree in self._ended:
-            names = tuple(map(str, found.get(run.tree, ()))) or (FLEETING,)
-            self._post(run.group, StraysFound(run.worker, names))
+        if run.tree not in self._ended:
+            return
+        names = tuple(map(str, found.get(run.tree, ())))
+        if not names and not run.missed:  # most likely all have ended meanwhile
+            run.missed, run.told = True, False
+            self._look_soon()
+            return
+        self._post(run.group, StraysFound(run.worker, names or (FLEETING,)))
 
     def _gone(self, run: _Run) -> None:
         if run.pidfd >= 0:

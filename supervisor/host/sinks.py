@@ -5,6 +5,7 @@ A sink takes blocks as they were read, never raises and never waits; what it can
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -109,7 +110,7 @@ class Losses:
             self._on_dropped(Dropped(self._labels, self._stream, lost, self.reason, over, self._into, waits))
 
 
-class Lines:
+class Lines(ABC):
     """Whole lines, each with a prefix, made of blocks that are cut anywhere; ``_put`` takes them, newlines and all.
 
     A line longer than ``LINE_LIMIT`` comes in parts, each with the prefix, all but the last marked with ``CONTINUED``.
@@ -167,8 +168,8 @@ class Lines:
         self._held.append(piece)
         self._held_bytes += len(piece)
 
-    def _put(self, lines: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _put(self, lines: bytes) -> None: ...
 
 
 class ConsoleLines(Lines):

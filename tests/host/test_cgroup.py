@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -67,14 +68,14 @@ def test_a_kill_reaches_all_however_fast_they_fork(
 ) -> None:
     group = str(place.path)
     if not has_kill:
-        write = cgroup._write
+        write = cgroup.write
 
         def older(path: str, value: str) -> None:
             if path.endswith("cgroup.kill"):
                 raise FileNotFoundError(path)
             write(path, value)
 
-        monkeypatch.setattr(cgroup, "_write", older)
+        monkeypatch.setattr(cgroup, "write", older)
     with run(place, "/usr/bin/env", "python3", "-c", CHAIN):
         assert cgroup.is_populated(group)
         cgroup.kill(group)
@@ -200,3 +201,15 @@ def test_kills_for_memory_are_counted_by_the_group(fake: str) -> None:
     assert cgroup.oom_kills(fake) == 0
     Path(fake, "memory.events").write_text("low 0\nhigh 7\nmax 3\noom 1\noom_kill 2\noom_group_kill 1\n")
     assert cgroup.oom_kills(fake) == 2
+
+
+def test_a_group_that_its_worker_has_made_unreadable_tells_nothing_and_breaks_nothing(
+    monkeypatch: pytest.MonkeyPatch, fake: str
+) -> None:
+    def refuse(path: str) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(cgroup, "_read", refuse)
+    assert not cgroup.is_populated(fake)
+    assert not list(cgroup.processes(fake))
+    assert cgroup.oom_kills(fake) == 0

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from supervisor.core.messages import (
 from supervisor.host import process as under_test
 from supervisor.host.containment import MARK, Sessions, Tree, become_subreaper
 from supervisor.host.oom import KERNEL_LOG
-from supervisor.host.proc import Process, read_process
+from supervisor.host.proc import Process, read_process, send
 from supervisor.host.process import Processes, seal_inherited_fds
 from supervisor.host.spawn import Identity, make_directory
 from supervisor.plan import LogRules, Reach, WorkerPlan
@@ -819,3 +819,23 @@ async def test_a_shortage_of_descriptors_is_transient_and_leaks_neither_process_
         check=False,
     )
     assert (done.stdout, done.stderr) == ("True {'transient'}\n0\nno child\n", "")
+
+
+async def test_strays_that_have_ended_before_they_are_named_are_not_told_of(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = host.containment.members
+    asked: list[object] = []
+
+    def too_late(trees: Collection[Tree]) -> Generator[None, None, dict[Tree, list[Process]]]:
+        found = yield from members(trees)
+        asked.append(found)
+        for process in (one for them in found.values() for one in them):
+            send(process, signal.SIGKILL)
+        return {}
+
+    monkeypatch.setattr(host.containment, "members", too_late)
+    await host.started("sh", "-c", "sleep 1000 & exit 0")
+    await host.until(WorkerGone)
+    assert len(asked) == 1
+    assert not host.of(StraysFound)
