@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal as signals
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import suppress
@@ -73,10 +74,15 @@ def folder(place: str, mounts: str = "/proc/self/mountinfo") -> str | None:
     with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             before, _, after = line.partition(" - ")
-            root, mounted_at = before.split()[3:5]
+            root, mounted_at = map(_unescaped, before.split()[3:5])
             if after.startswith("cgroup2 ") and (place + "/").startswith(root.rstrip("/") + "/"):
                 return os.path.normpath(f"{mounted_at}/{place[len(root.rstrip('/')) :]}")
     return None
+
+
+def _unescaped(field: str) -> str:
+    """Blanks and backslashes are told as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
 
 
 def place_of(membership: str) -> str | None:

@@ -14,11 +14,26 @@ class FilteredFile(LogFile):
 
     __slots__ = ("_left", "users")
 
-    def __init__(self, path: str, losses: Losses, *, open_file: Callable[[str], int], left: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: str,
+        losses: Losses,
+        *,
+        open_file: Callable[[str], int],
+        left: Callable[[], None],
+        patient: bool = False,
+    ) -> None:
         """``left`` is called when the last user has gone."""
-        super().__init__(path, losses, open_file=open_file)
+        super().__init__(path, losses, open_file=open_file, patient=patient)
         self.users = 0
         self._left = left
+
+    def write(self, block: bytes) -> int:
+        """As ``LogFile.write``; of a stream that is at its end, which waits no more, while the others do: dropped."""
+        if not self.ready():
+            self._losses.count(len(block))
+            return 0
+        return super().write(block)
 
     def leave(self) -> None:
         """One user less."""

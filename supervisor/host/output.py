@@ -21,7 +21,7 @@ from supervisor.host.logfile import LogFile, RotatedFile, open_log
 from supervisor.host.pipes import Pipe, Pipes
 from supervisor.host.sinks import STAMP, ConsoleLines, Dropped, Losses, Sink, StampedLines
 from supervisor.host.spawn import Identity, NotStarted, make_directory
-from supervisor.host.tail import Begun, last_lines
+from supervisor.host.tail import Begun, LastBlocks, last_lines
 from supervisor.plan import WorkerPlan, substitute
 
 STDOUT, STDERR = 1, 2
@@ -123,8 +123,8 @@ class Output:
         if has_file:
             stream.file = self._log_file(plan, path, stream.losses)
             self._files.add(stream.file)
-            if bit == STDERR:
-                attached.errors = stream.file
+        if bit == STDERR:
+            attached.errors = stream.file or stream.remember()
         if texts:
             stream.filtered = self._filtered_file(plan, name)
         if logs.journal:
@@ -153,7 +153,10 @@ class Output:
         file = self._filtered.get(path)
         if file is None:
             losses = self._losses(plan, name, f"filtered_{name}.log")
-            file = FilteredFile(path, losses, open_file=partial(_open_again, plan), left=partial(self._forget, path))
+            file = FilteredFile(
+                path, losses, open_file=partial(_open_again, plan), left=partial(self._forget, path),
+                patient=plan.logs.when_full == "block",
+            )  # fmt: skip
             self._filtered[path] = file
             self._files.add(file)
         file.users += 1
@@ -166,7 +169,7 @@ class Output:
 class Stream:
     """One stream of one worker that comes through a pipe, and all that it goes to."""
 
-    __slots__ = ("_console", "_texts", "file", "filtered", "journal", "losses", "name", "pipe", "plan")
+    __slots__ = ("_console", "_last", "_texts", "file", "filtered", "journal", "losses", "name", "pipe", "plan")
 
     def __init__(
         self, plan: WorkerPlan, name: str, console: Console | None, texts: tuple[str, ...], losses: Losses
@@ -180,12 +183,17 @@ class Stream:
         self.pipe: Pipe | None = None
         self._console = console
         self._texts = texts
+        self._last: LastBlocks | None = None
+
+    def remember(self) -> LastBlocks:
+        """The end of the stream is kept: no file has it."""
+        self._last = LastBlocks()
+        return self._last
 
     def open(self, pipe: Pipe, pipes: Pipes) -> None:
         """The pipe is ours, and what comes through it goes to the file. Raises ``OSError``; ``close`` it then, too."""
         self.pipe = pipe
-        if self.file is not None:
-            pipe.sinks = (self.file,)
+        pipe.sinks = tuple(sink for sink in (self.file, self._last) if sink is not None)
         if self.plan.logs.when_full == "block":
             pipe.gate = self._takes_more
         pipes.add(pipe)
@@ -225,8 +233,11 @@ class Stream:
             yield JournalLines(journal, entry_fields(self.plan, self.name, pid), losses)
 
     def _takes_more(self) -> bool:
-        """Whether file and console take what is read next. journald is never waited for: it may be waiting for us."""
-        return (self.file is None or self.file.ready()) and (self._console is None or self._console.takes_more())
+        """Whether files and console take what is read next. journald is never waited for: it may be waiting for us."""
+        files = (self.file, self.filtered)
+        return all(file is None or file.ready() for file in files) and (
+            self._console is None or self._console.takes_more()
+        )
 
 
 class Attached:
@@ -241,7 +252,7 @@ class Attached:
         self.plan = plan
         self.stdin = self.stdout = self.stderr = null
         self.child_ends: list[int] = []
-        self.errors: Begun | LogFile | None = None
+        self.errors: Begun | LogFile | LastBlocks | None = None
         self.streams: list[Stream] = []
         self._pipes = pipes
         self._files = files
@@ -267,7 +278,7 @@ class Attached:
                 self._pipes.drain(stream.pipe)
 
     def stderr_tail(self) -> str:
-        """The last lines of the worker's stderr, from its file; nothing where there is none, or it cannot be read."""
+        """The last lines of the worker's stderr; nothing where we never see it, or its file cannot be read."""
         if self.errors is None:
             return ""
         try:

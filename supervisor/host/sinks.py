@@ -128,16 +128,19 @@ class Lines(ABC):
 
     def write(self, block: bytes) -> None:
         first = block.find(b"\n")
+        parts = b""
         if self._held_bytes + (first if first >= 0 else len(block)) > self._limit:
-            block = self._cut(block)
+            parts, block = self._cut(block)
         last = block.rfind(b"\n")
         if last >= 0:
             # Every newline before the last begins a line: all their prefixes in one go.
-            lines = b"".join((self._prefix, *self._held, block[:last].replace(b"\n", self._newline), b"\n"))
+            lines = b"".join((parts, self._prefix, *self._held, block[:last].replace(b"\n", self._newline), b"\n"))
             self._held.clear()
             self._held_bytes = 0
             self._put(lines)
             block = block[last + 1 :]
+        elif parts:
+            self._put(parts)
         if block:
             self._hold(block)
 
@@ -147,8 +150,8 @@ class Lines(ABC):
             self._held.clear()
             self._held_bytes = 0
 
-    def _cut(self, block: bytes) -> bytes:
-        """What is left of ``block``, and of the line begun before it, once that line is short enough."""
+    def _cut(self, block: bytes) -> tuple[bytes, bytes]:
+        """The parts of a line that is too long, and what is left of it and of ``block`` once it is short enough."""
         text = b"".join((*self._held, block))
         self._held.clear()
         self._held_bytes = 0
@@ -159,8 +162,7 @@ class Lines(ABC):
         while end - start > self._limit:
             parts += (self._prefix, text[start : start + self._limit], CONTINUED)
             start += self._limit
-        self._put(b"".join(parts))
-        return text[start:]
+        return b"".join(parts), text[start:]
 
     def _hold(self, piece: bytes) -> None:
         if len(self._held) >= _PIECES:  # a worker that writes a byte at a time must not cost an object for each

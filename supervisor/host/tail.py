@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from dataclasses import dataclass
 
 TAIL_LINES = 20
 TAIL_BYTES = 16 * 1024
+
+_BLOCKS = 4 * TAIL_LINES  # of a worker that writes line by line, with its newlines apart
 
 
 def last_lines(written: bytes) -> str:
@@ -26,10 +29,7 @@ def read_end(fd: int, begins_at: int = 0) -> bytes:
     size = os.fstat(fd).st_size
     start = max(begins_at, size - TAIL_BYTES)
     data = os.pread(fd, TAIL_BYTES, start)
-    if start > begins_at:
-        newline = data.find(b"\n", 0, -1)
-        data = data[newline + 1 :]
-    return data
+    return _whole_lines(data) if start > begins_at else data
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +57,37 @@ class Begun:
             return read_end(fd, self.at)
         finally:
             os.close(fd)
+
+
+class LastBlocks:
+    """The end of a stream that goes to no file: what was read last is kept as it is, and let go of with the next."""
+
+    __slots__ = ("_blocks", "_bytes", "_is_cut")
+
+    def __init__(self) -> None:
+        self._blocks: deque[bytes] = deque()
+        self._bytes = 0
+        self._is_cut = False
+
+    def write(self, block: bytes) -> None:
+        if len(block) > TAIL_BYTES:
+            block = block[-TAIL_BYTES:]
+            self._is_cut = True
+        self._blocks.append(block)
+        self._bytes += len(block)
+        while self._bytes - len(self._blocks[0]) >= TAIL_BYTES or len(self._blocks) > _BLOCKS:
+            self._bytes -= len(self._blocks.popleft())
+            self._is_cut = True
+
+    def finish(self) -> None:
+        """It is asked for after the stream's end as well."""
+
+    def end(self) -> bytes:
+        """As ``read_end``; less than that if it came in very small pieces."""
+        data = b"".join(self._blocks)
+        return _whole_lines(data) if self._is_cut else data
+
+
+def _whole_lines(data: bytes) -> bytes:
+    """Without the rest of a line whose beginning is cut off, if that is not all there is."""
+    return data[data.find(b"\n", 0, -1) + 1 :]

@@ -130,6 +130,12 @@ def membership(tmp_path: Path, own: str) -> str:
     return str(path)
 
 
+def test_a_mount_whose_path_has_a_blank_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "mountinfo"
+    path.write_text("31 23 0:27 /a\\040b /mnt/c\\134d\\040e rw - cgroup2 cgroup2 rw\n")
+    assert cgroup.folder("/a b/f", str(path)) == "/mnt/c\\d e/f"
+
+
 def own_group(tmp_path: Path, *inhabitants: int) -> Path:
     group = tmp_path / "fs/a/b"
     group.mkdir(parents=True)

@@ -551,7 +551,11 @@ async def test_close_leaves_nothing_open_and_nothing_in_the_loop(host: Host) -> 
     assert open_fds() == before
 
 
-@pytest.mark.parametrize("rules", [{}, {"redirects": Streams(3), "tee": NONE}], ids=["tee", "redirect"])
+@pytest.mark.parametrize(
+    "rules",
+    [{}, {"redirects": Streams(3), "tee": NONE}, {"tee": NONE, "journal": True}],
+    ids=["tee", "redirect", "journal"],
+)
 async def test_the_last_lines_of_stderr_are_there_as_soon_as_the_worker_has_ended(
     host: Host, rules: dict[str, Any]
 ) -> None:

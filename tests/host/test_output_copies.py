@@ -158,6 +158,34 @@ async def test_a_worker_that_blocks_waits_for_a_full_disk_and_loses_nothing(tmp_
         assert host.output.log_dropped_bytes == {}
 
 
+def room_for_a_few_lines(log: Path) -> None:
+    """The file has a page of its own, of which a byte is used."""
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"\n")
+
+
+async def test_ranks_that_block_wait_for_the_file_of_filtered_lines_as_well_and_lose_none(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk, closing(Host(disk)) as host:
+        for rank in range(2):
+            room_for_a_few_lines(Path(host.plan(rank).directory, "stdout.log"))
+        filler = disk / "filler"
+        filler.write_bytes(bytes(56 * 1024))
+        programs = [flood(rank, 30) for rank in range(2)]
+        rules: dict[str, Any] = {"when_full": "block", "tee": Streams(1), "duplicate_stdout_filters": ("x",)}
+        workers = [host.python(program, rank, **rules) for rank, (program, _) in enumerate(programs)]
+        await until(lambda: any(told.into == "filtered_stdout.log" for told in host.told))
+        filler.unlink()
+        for worker in workers:
+            await worker.done()
+        filtered = (workers[0].directory.parent / "filtered_stdout.log").read_bytes().splitlines(keepends=True)
+        for rank, (_, lines) in enumerate(programs):
+            prefix = b"[train%d]:" % rank
+            assert [line.removeprefix(prefix) for line in filtered if line.startswith(prefix)] == [
+                line for line in lines.splitlines(keepends=True) if b"x" in line
+            ]
+        assert host.output.log_dropped_bytes == {}
+
+
 async def test_a_worker_that_blocks_can_be_ended_and_what_it_could_not_write_is_counted(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk, closing(Host(disk)) as host:
         worker = host.start(["/usr/bin/yes"], when_full="block")
@@ -168,6 +196,29 @@ async def test_a_worker_that_blocks_can_be_ended_and_what_it_could_not_write_is_
         read = host.output.log_bytes["trainer", "stdout"]
         assert host.output.log_dropped_bytes["trainer"] == read - size > 0
         assert (host.told[-1].waits, host.told[-1].over) == (False, True)
+
+
+async def test_a_worker_that_blocks_loses_no_line_that_came_behind_a_long_one(host: Host) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    console = Console(writing, limit=1000)
+    output = Output(console, console)
+    lines = (b"x" * 70_000, *[b""] * 1000)
+    program = "import os; os.write(1, b'x' * 60000); os.write(1, b'x' * 10000 + b'\\n' * 1001)"
+    worker = host.python(program, 0, output, when_full="block", tee=Streams(1), prefix="> ")
+    got = bytearray()
+    await until(lambda: output.log_bytes)
+    while got.count(b"\n") < len(lines) + 1:
+        with anyio.fail_after(20):
+            await anyio.wait_readable(reading)
+        got += os.read(reading, 8000)
+    await worker.done()
+    assert bytes(got).replace(b" ...\n> ", b"") == b"".join(b"> %b\n" % line for line in lines)
+    assert console.dropped_bytes == 0
+    output.close()
+    console.close()
+    os.close(reading)
+    os.close(writing)
 
 
 async def test_a_worker_that_blocks_waits_for_a_console_that_is_read_slowly(host: Host) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.host.tail import TAIL_BYTES, TAIL_LINES, Begun, last_lines
+from supervisor.host.tail import TAIL_BYTES, TAIL_LINES, Begun, LastBlocks, last_lines
 
 
 def written(path: Path, data: bytes) -> None:
@@ -60,3 +60,23 @@ def test_bytes_that_are_no_text_are_replaced_and_a_progress_bar_shows_its_last_s
     assert last_lines(b"\xff\xfe\n 1%\r 2%\r 3%\ndone\r\n") == "��\n 3%\ndone"
     assert last_lines(b"") == ""
     assert last_lines(b"no newline") == "no newline"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, TAIL_BYTES - 1, TAIL_BYTES + 1, 1 << 16])
+def test_of_a_stream_without_a_file_the_last_lines_are_the_same_however_it_was_cut(size: int) -> None:
+    text = b"".join(b"%d\n" % n for n in range(20_000))
+    last = LastBlocks()
+    for at in range(0, len(text), size):
+        last.write(text[at : at + size])
+    last.finish()
+    said = last_lines(last.end()).split("\n")
+    assert said == list(map(str, range(20_000 - len(said), 20_000)))
+    assert len(said) == TAIL_LINES or size == 1
+    assert len(last.end()) <= TAIL_BYTES + size
+
+
+def test_a_short_stream_without_a_file_is_kept_whole() -> None:
+    last = LastBlocks()
+    last.write(b"begun, ")
+    last.write(b"and no more")
+    assert last.end() == b"begun, and no more"

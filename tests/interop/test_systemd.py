@@ -172,6 +172,32 @@ def test_what_is_not_redirected_is_in_the_journal_as_the_workers_own_line(machin
         assert (entry["_SYSTEMD_UNIT"], entry["_PID"], entry["PRIORITY"]) == ("rankd.service", str(worker), "6")
 
 
+def test_a_line_of_a_group_with_journal_is_found_by_its_rank_and_a_restarted_journald_gets_the_next(
+    machine: Machine,
+) -> None:
+    script = 'echo "out of $RANK"; echo "err of $RANK" >&2; while read -r _ <"$1"; do echo "again $RANK"; done'
+    pipe = "/run/rankd-test.pipe"
+    machine.run("mkfifo", "-m", "666", pipe)
+    logs = TO_JOURNAL | {"journal": True}
+    configure(machine, group("job", ["/bin/sh", "-c", script, "sh", pipe], workers=2, logs=logs))
+    machine.run("systemctl", "start", "rankd")
+    pids = {one: wait_for(machine, "worker.started", rank=one)["pid"] for one in range(2)}
+
+    def lines_of(rank: int) -> list[tuple[object, ...]]:
+        found = machine.run("journalctl", "-u", "rankd", f"RANK={rank}", "RANKD_GROUP=job", "-o", "json").stdout
+        entries = [entry for entry in map(json.loads, found.splitlines()) if not record(entry)]
+        return [(entry["MESSAGE"], entry["PRIORITY"], entry["RANKD_STREAM"], entry["WORKER_PID"]) for entry in entries]
+
+    for rank, pid in pids.items():
+        machine.wait_for(lambda entry, rank=rank: entry.get("MESSAGE") == f"err of {rank}", "stderr")  # type: ignore[misc]
+        assert sorted(lines_of(rank)) == [
+            (f"err of {rank}", "4", "stderr", str(pid)), (f"out of {rank}", "6", "stdout", str(pid))
+        ]  # fmt: skip
+    machine.run("systemctl", "restart", "systemd-journald")
+    machine.run("sh", "-c", f"echo go >{pipe}")
+    machine.wait_for(lambda entry: str(entry.get("MESSAGE")).startswith("again "), "a line after the restart")
+
+
 # ---- it stops
 
 
