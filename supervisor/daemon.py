@@ -23,9 +23,9 @@ from supervisor import __version__, clock
 from supervisor.core import events, groups, health
 from supervisor.core.events import Event, Who
 from supervisor.core.groups import Begun, EndRequested, Groups
-from supervisor.core.messages import Input, Worker, WorkerExited, WorkerStarted
+from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, WorkerStarted
 from supervisor.errors import BUG, UNAVAILABLE, AddressUnavailable, RankdError
-from supervisor.host import leftovers, signals, systemd
+from supervisor.host import error_file, leftovers, signals, systemd
 from supervisor.host.console import Console
 from supervisor.host.containment import Sessions, become_subreaper
 from supervisor.host.guardian import Guardian, is_needed
@@ -47,6 +47,7 @@ from supervisor.plan import (
 )
 from supervisor.report import listen
 from supervisor.report.counts import Counts
+from supervisor.report.failures import Failures
 from supervisor.report.log import Records, resolve_format
 from supervisor.report.together import Together
 from supervisor.runtime import Runtime
@@ -132,6 +133,12 @@ class Daemon:
             self._ending = anyio.Event()
             teed = {"console": (out, err), "json": (err, err), "journal": (None, None)}[self._format]
             inherited = (1, 2) if self._format == "console" else (2, 2)  # stdout is for records alone
+            # For people. Every line of a unit's journal is a record, and the records have it all.
+            show: dict[str, Callable[[bytes], object]] = {
+                "console": self._lines.add,
+                "json": partial(err.write, urgent=True),
+                "journal": lambda _: None,
+            }
             output = Output(*teed, inherited=inherited, on_dropped=self._output_dropped)
             self._counts.log_bytes = output.log_bytes
             self._counts.log_dropped_bytes = output.log_dropped_bytes
@@ -139,6 +146,13 @@ class Daemon:
             self._containment = Sessions(adopts=True, unclaimed=self._orphan_reaped)
             self._processes = Processes(self._post, output, self._containment)
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
+            self._failures = Failures(
+                plan,
+                lambda: self._runtime.state.groups,
+                tell=self._tell,
+                show=show[self._format],
+                soon=asyncio.get_running_loop().call_soon,
+            )
             try:
                 with (
                     self._processes.spawner.many_descriptors(),
@@ -150,6 +164,7 @@ class Daemon:
                 self._runtime.close()
                 self._processes.close()
                 output.close()
+                self._failures.flush()
                 for claim in self._claims.values():
                     claim.release()
                 self._notifier.close()
@@ -304,9 +319,29 @@ class Daemon:
             sys.stderr.write("rankd: a bug in rankd itself; every worker was killed:\n")
             traceback.print_exception(bug)
         exit_code = BUG if bug is not None else state.exit_code
+        if bug is None and state.first_failed is not None:
+            self._hand_on_error(state.first_failed)
         why = "a bug in rankd" if bug is not None else state.why or "every group has finished"
         self._tell(events.daemon_stopped(clock.now(), exit_code, clock.now() - self._began_at, why))
         return exit_code
+
+    def _hand_on_error(self, group: str) -> None:
+        """Whoever supervises us (torchrun, another rankd) reads in our error file what has failed here."""
+        ours, failure = os.environ.get("TORCHELASTIC_ERROR_FILE"), self._runtime.state.groups[group].failure
+        root = self._failures.root_cause(group)
+        if root is None or failure is None or not ours:
+            return
+        fields, status = root.fields, failure.status
+        otherwise = ErrorReport(
+            f"{failure.reason}: {fields['error']}" if "error" in fields else failure.reason,
+            fields.get("traceback") or fields.get("stderr_tail", ""),
+            fields.get("error_timestamp") or int(clock.wall(root.at)),
+        )
+        code = -status.signal if status is not None and status.signal is not None else failure.exit_code
+        try:
+            error_file.hand_on(f"{self._failures.directory(root)}/error.json", ours, otherwise, code)
+        except OSError as error:
+            sys.stderr.write(f"rankd: cannot write the error file '{ours}': {error.strerror}\n")
 
     # ---- doors
 
@@ -373,6 +408,7 @@ class Daemon:
     def _tell(self, event: Event) -> None:
         self._counts.observe(event)
         self._records.tell(event)
+        self._failures.observe(event)
 
     def _mark(self, lost: int) -> bytes:
         return self._records.dropped(lost)

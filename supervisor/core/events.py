@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-from supervisor.core.messages import ExitStatus
+from supervisor.core.messages import ErrorReport, ExitStatus
 
 Level = Literal["debug", "info", "warning", "error"]
 By = Literal["itself", "daemon", "outside"]
@@ -97,6 +97,7 @@ def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran
 def worker_failed(
     at: float, who: Who, reason: str, *, root_cause: bool,
     pid: int | None = None, status: ExitStatus | None = None, exit_code: int | None = None,
+    error: ErrorReport | None = None,
 ) -> Event:  # fmt: skip
     """``root_cause`` is true for the first failure of an attempt. Without ``status`` the worker never ran."""
     fields: dict[str, Any] = {**_of(who), "root_cause": root_cause}
@@ -108,6 +109,14 @@ def worker_failed(
     elif exit_code is not None:
         fields["exit_code"] = exit_code
     fields["reason"] = reason
+    if error is not None:
+        told = {
+            "error": error.message,
+            "traceback": error.traceback,
+            "error_timestamp": error.timestamp,
+            "error_note": error.note,
+        }
+        fields |= {name: value for name, value in told.items() if value}
     return Event("worker.failed", "error", at, f"rank {who.rank} failed: {reason}", who.group, fields)
 
 
@@ -234,6 +243,14 @@ def group_failed(at: float, group: str, attempt: int, reason: str, exit_code: in
     return Event(
         "group.failed", "error", at, f"group {group} has failed: {reason}", group,
         {"attempt": attempt, "reason": reason, "exit_code": exit_code},
+    )  # fmt: skip
+
+
+def group_failures_unwritten(at: float, group: str, why: str) -> Event:
+    """Failures are told in records only, until the file takes them again."""
+    return Event(
+        "group.failures_unwritten", "warning", at, f"failures of group {group} are not written: {why}", group,
+        {"reason": why},
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from supervisor.core.messages import (
     WorkerNotStarted,
     WorkerStarted,
 )
+from supervisor.host import error_file
 from supervisor.host.containment import MARK, Sessions, Tree
 from supervisor.host.proc import NOT_CONTINUED, OUT_OF_REACH, Process, open_proved, send
 from supervisor.host.spawn import Identity, NotStarted, Spawner, not_started
@@ -101,16 +102,21 @@ class OutputDoor(Protocol):
 
 
 class _Run:
-    """One start of one worker. ``pidfd`` is the leader's; after its end one of a stray, or -1."""
+    """One start of one worker. ``pidfd`` is the leader's; after its end one of a stray, or -1.
 
-    __slots__ = ("attached", "group", "killed", "pidfd", "told", "tree", "worker")
+    ``ended`` is known, if perhaps not told, when epoll says so; ``asked``: a signal of ours came before.
+    """
 
-    def __init__(self, group: str, worker: Worker, tree: Tree, attached: Attached) -> None:
+    __slots__ = ("asked", "attached", "ended", "error_file", "group", "killed", "pidfd", "told", "tree", "worker")
+
+    def __init__(self, group: str, worker: Worker, tree: Tree, attached: Attached, error_file: str) -> None:
         self.group = group
         self.worker = worker
         self.tree = tree
         self.attached = attached
+        self.error_file = error_file
         self.pidfd = -1
+        self.ended = self.asked = False
         self.killed = False
         self.told = False
 
@@ -190,7 +196,7 @@ class Processes:
         try:
             attached = self._attach(plan)
             try:
-                run = _Run(group, worker, tree, attached)
+                run = _Run(group, worker, tree, attached, plan.env.get("TORCHELASTIC_ERROR_FILE", ""))
                 self._spawn_attached(run, plan, identity)
             except BaseException:
                 attached.abort()
@@ -244,7 +250,11 @@ class Processes:
             self._look_soon()
 
     def _pidfds_readable(self) -> None:
-        for pidfd, _ in self._epoll.poll(0, EXITS_A_TURN):
+        readable = self._epoll.poll(0, EXITS_A_TURN)
+        for pidfd, _ in readable:
+            if pidfd in self._watched:
+                self._watched[pidfd].ended = True  # what the first of them leads to did not end the others
+        for pidfd, _ in readable:
             run = self._watched.pop(pidfd, None)
             if run is None:
                 continue  # what was posted for one before it has led to ``close``
@@ -272,7 +282,9 @@ class Processes:
         self._ended[run.tree] = run
         self._look_soon()
         run.attached.drain()
-        self._post(run.group, WorkerExited(run.worker, status))
+        # A worker that fails because its peers are stopped has nothing to add, and there may be a thousand of them.
+        error = None if run.asked or status.code == 0 else error_file.read(run.error_file)
+        self._post(run.group, WorkerExited(run.worker, status, not run.asked, error))
 
     def _forget_pidfd(self, run: _Run) -> None:
         os.close(run.pidfd)
@@ -353,6 +365,7 @@ class Processes:
             if run is None:
                 continue
             if not run.tree.leader_reaped:
+                run.asked = run.asked or not run.ended
                 _send_led(run, signal, reach)
                 led.append(run)
             if reach == "tree" or run.tree.leader_reaped:
