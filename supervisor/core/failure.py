@@ -70,18 +70,23 @@ def post_mortem(
     lines = ["=" * WIDTH, f"group {group.plan.name} FAILED: {why}", "-" * WIDTH]
     lines.append(f"Root cause (first failure of attempt {who(root).attempt}):")
     lines += [f"  {line}" for line in _in_full(group, root, host, directory, date)]
-    lines += _section("Other failures:", [_in_brief(event) for event in others])
+    lines += _section("Other failures:", _first([_in_brief(event) for event in others]))
     lines += _section("Stopped by rankd, no failures of their own:", _stopped(group))
-    lines += _section("Root causes of earlier attempts:", [_in_brief(event) for event in roots[:-1]])
+    lines += _section("Root causes of earlier attempts:", _last([_in_brief(event) for event in roots[:-1]]))
     return [*lines, "=" * WIDTH]
 
 
 def _section(title: str, lines: list[str]) -> list[str]:
-    """A part of it, or nothing; of many lines the last ones."""
-    if not lines:
-        return []
-    more = [f"  ... {len(lines) - OTHERS} before these"] if len(lines) > OTHERS else []
-    return ["-" * WIDTH, title, *more, *(f"  {line}" for line in lines[-OTHERS:])]
+    """A part of it, or nothing."""
+    return ["-" * WIDTH, title, *(f"  {line}" for line in lines)] if lines else []
+
+
+def _first(lines: list[str]) -> list[str]:
+    return lines[:OTHERS] + ([f"... and {len(lines) - OTHERS} more"] if len(lines) > OTHERS else [])
+
+
+def _last(lines: list[str]) -> list[str]:
+    return ([f"... {len(lines) - OTHERS} before these"] if len(lines) > OTHERS else []) + lines[-OTHERS:]
 
 
 def _in_full(group: Group, event: Event, host: str, directory: str, date: Callable[[float], str]) -> Iterator[str]:

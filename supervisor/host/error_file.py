@@ -54,7 +54,8 @@ def hand_on(path: str, ours: str, otherwise: ErrorReport, error_code: int) -> No
 
     When it is missing or none that torch would accept, ``otherwise`` is written. Raises ``OSError``.
     """
-    text = json.dumps(contents(otherwise.message, otherwise.traceback, otherwise.timestamp or 0, error_code))
+    callstack = otherwise.traceback or otherwise.message  # torch's report shows the one alone, empty or not
+    text = json.dumps(contents(otherwise.message, callstack, otherwise.timestamp or 0, error_code))
     with suppress(OSError, Unreadable, RecursionError):
         found = _load(path)
         if not _report(found).note:
