@@ -8,12 +8,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from supervisor.core.messages import ErrorReport
 from supervisor.host import error_file
-from supervisor.worker import record
 from tests.end_to_end.configs import group, ladder, table
 from tests.end_to_end.conftest import Start
 from tests.end_to_end.rankd import ROOT
@@ -46,48 +45,49 @@ def script(folder: Path, record_from: str) -> str:
     return str(path)
 
 
-def divide_by_zero() -> float:
+BOTH = """
+import json, os, sys
+from supervisor.worker import record as ours
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure, record as theirs
+def divide_by_zero():
     return 1 / 0
-
-
-def test_record_writes_what_torchs_own_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for the second in which it was, and the frame of the decorator itself."""
-    from torch.distributed.elastic.multiprocessing import errors  # noqa: PLC0415
-
-    written: list[dict[str, Any]] = []
-    for name, decorator in (("theirs", errors.record), ("ours", record)):
-        path = tmp_path / f"{name}.json"
-        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
-        with pytest.raises(ZeroDivisionError):
-            decorator(divide_by_zero)()
-        written.append(json.loads(path.read_text()))
-    for data in written:
-        info = data["message"]["extraInfo"]
-        assert 0 < int(info.pop("timestamp")) < 1 << 40
-        first, *_, last = info.pop("py_callstack").splitlines()
-        assert (first, last) == ("Traceback (most recent call last):", "ZeroDivisionError: division by zero")
-    assert written[0] == written[1] == {"message": {"message": "ZeroDivisionError: division by zero", "extraInfo": {}}}
-
-
-def test_torch_reads_what_record_writes_and_we_read_what_torchs_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from torch.distributed.elastic.multiprocessing import errors  # noqa: PLC0415
-
-    path = tmp_path / "error.json"
-    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(path))
-    with pytest.raises(ZeroDivisionError):
+seen = {}
+for name, record in ("ours", ours), ("theirs", theirs):
+    path = os.environ["TORCHELASTIC_ERROR_FILE"] = os.path.join(sys.argv[1], name)
+    try:
         record(divide_by_zero)()
-    failure = errors.ProcessFailure(local_rank=0, pid=4711, exitcode=1, error_file=str(path))
-    assert failure.message == json.loads(path.read_text())["message"]
-    assert failure.timestamp == int(failure.message["extraInfo"]["timestamp"])
+    except ZeroDivisionError:
+        failure = ProcessFailure(local_rank=0, pid=4711, exitcode=1, error_file=path)
+        seen[name] = [failure.message, failure.timestamp]
+print(json.dumps(seen))
+"""
 
-    with pytest.raises(ZeroDivisionError):
-        errors.record(divide_by_zero)()
-    report = error_file.read(str(path))
-    assert report is not None
-    assert (report.message, report.note) == ("ZeroDivisionError: division by zero", "")
-    assert "in divide_by_zero" in report.traceback
+
+def test_record_writes_what_torchs_own_writes_and_each_side_reads_the_others(tmp_path: Path) -> None:
+    """The same but for the instant, and for the line of the decorator itself."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        [sys.executable, "-c", BOTH, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    seen = json.loads(ran.stdout)
+    shapes = []
+    for name in ("ours", "theirs"):
+        data = json.loads((tmp_path / name).read_text())
+        info = data["message"]["extraInfo"]
+        assert seen[name] == [data["message"], int(info["timestamp"])]
+        assert error_file.read(str(tmp_path / name)) == ErrorReport(
+            "ZeroDivisionError: division by zero", info["py_callstack"], int(info["timestamp"])
+        )
+        lines = info.pop("py_callstack").splitlines()
+        assert isinstance(info.pop("timestamp"), str)
+        assert (lines[0], lines[-1]) == (
+            "Traceback (most recent call last):", "ZeroDivisionError: division by zero"
+        )  # fmt: skip
+        assert [line for line in lines if "in divide_by_zero" in line]
+        shapes.append(data)
+    assert shapes[0] == shapes[1] == {"message": {"message": "ZeroDivisionError: division by zero", "extraInfo": {}}}
 
 
 def test_the_exception_of_a_torch_worker_is_in_the_record_of_its_failure(rankd: Start, tmp_path: Path) -> None:
