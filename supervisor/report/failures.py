@@ -8,6 +8,7 @@ import stat
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from supervisor import clock
 from supervisor.core import events, failure
@@ -52,7 +53,7 @@ class Failures:
         self._soon = soon
         self._roots: defaultdict[str, deque[Event]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._others: defaultdict[str, list[Event]] = defaultdict(list)
-        self._unwritten: dict[str, list[bytes]] = {}
+        self._unwritten: defaultdict[str, list[Event]] = defaultdict(list)
         self._in_trouble: set[str] = set()
 
     def observe(self, event: Event) -> None:
@@ -66,7 +67,9 @@ class Failures:
                 others.clear()
             elif len(others) < REMEMBERED:
                 others.append(event)
-            self._keep(event.group, event)
+            if not self._unwritten:
+                self._soon(self.flush)
+            self._unwritten[event.group].append(event)
         elif event.name == "group.failed":
             self._explain(event.group)
 
@@ -81,11 +84,11 @@ class Failures:
 
     def flush(self) -> None:
         """Everything heard so far is in its file, or lost. Never raises."""
-        unwritten, self._unwritten = self._unwritten, {}
-        for group, lines in unwritten.items():
+        unwritten, self._unwritten = self._unwritten, defaultdict(list)
+        for group, heard in unwritten.items():
             directory = attempts_dir(self._plan, self._plan.groups[group])
             try:
-                _append(directory, b"".join(lines))
+                _append(directory, b"".join(to_json(self._record(event)) + b"\n" for event in heard))
             except OSError as error:
                 if group not in self._in_trouble:
                     self._in_trouble.add(group)
@@ -94,18 +97,15 @@ class Failures:
             else:
                 self._in_trouble.discard(group)
 
-    def _keep(self, group: str, event: Event) -> None:
-        record = {
+    def _record(self, event: Event) -> dict[str, Any]:
+        return {
             "timestamp": clock.rfc3339(event.at),
             "host": self._plan.node_id,
             "run_id": self._plan.run_id,
-            "group": group,
+            "group": event.group,
             **event.fields,
             "directory": self.directory(event),
         }
-        if not self._unwritten:
-            self._soon(self.flush)
-        self._unwritten.setdefault(group, []).append(to_json(record) + b"\n")
 
     def _explain(self, name: str) -> None:
         lines = failure.post_mortem(
