@@ -22,9 +22,9 @@ from supervisor import __version__, clock, premises
 from supervisor.core import events, groups, health
 from supervisor.core.events import Event, Who
 from supervisor.core.groups import Begun, EndRequested, Groups
-from supervisor.core.messages import Input, Worker, WorkerExited, WorkerStarted
+from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, WorkerStarted
 from supervisor.errors import BUG, AddressUnavailable
-from supervisor.host import signals, systemd
+from supervisor.host import error_file, signals, systemd
 from supervisor.host.cgroup import limits_without
 from supervisor.host.console import Console
 from supervisor.host.containment import become_subreaper
@@ -49,6 +49,7 @@ from supervisor.plan import (
 )
 from supervisor.report import listen
 from supervisor.report.counts import Counts
+from supervisor.report.failures import Failures
 from supervisor.report.log import Records, resolve_format
 from supervisor.report.progress import progress
 from supervisor.report.together import Together
@@ -130,6 +131,12 @@ class Daemon:
             self._ending = anyio.Event()
             teed = {"console": (out, err), "json": (err, err), "journal": (None, None)}[self._format]
             inherited = (1, 2) if self._format == "console" else (2, 2)  # stdout is for records alone
+            # For people. Every line of a unit's journal is a record, and the records have it all.
+            show: dict[str, Callable[[bytes], object]] = {
+                "console": self._lines.add,
+                "json": partial(err.write, urgent=True),
+                "journal": lambda _: None,
+            }
             output = self._output = Output(*teed, inherited=inherited, on_dropped=self._output_dropped)
             self._counts.log_bytes = output.log_bytes
             self._counts.log_dropped_bytes = output.log_dropped_bytes
@@ -138,6 +145,13 @@ class Daemon:
             self._containment.adopt_children()
             self._processes = Processes(self._post, output, self._containment)
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
+            self._failures = Failures(
+                plan,
+                lambda: self._runtime.state.groups,
+                tell=self._tell,
+                show=show[self._format],
+                soon=asyncio.get_running_loop().call_soon,
+            )
             try:
                 with (
                     self._processes.spawner.many_descriptors(),
@@ -152,6 +166,7 @@ class Daemon:
                 self._processes.close()
                 self._containment.give_back()
                 output.close()
+                self._failures.flush()
                 for claim in self._claims.values():
                     claim.release()
                 self._notifier.close()
@@ -312,9 +327,29 @@ class Daemon:
             sys.stderr.write("rankd: a bug in rankd itself; every worker was killed:\n")
             traceback.print_exception(bug)
         exit_code = BUG if bug is not None else state.exit_code
+        if bug is None and state.first_failed is not None:
+            self._hand_on_error(state.first_failed)
         why = "a bug in rankd" if bug is not None else state.why or "every group has finished"
         self._tell(events.daemon_stopped(clock.now(), exit_code, clock.now() - self._began_at, why))
         return exit_code
+
+    def _hand_on_error(self, group: str) -> None:
+        """Whoever supervises us (torchrun, another rankd) reads in our error file what has failed here."""
+        ours, failure = os.environ.get("TORCHELASTIC_ERROR_FILE"), self._runtime.state.groups[group].failure
+        root = self._failures.root_cause(group)
+        if root is None or failure is None or not ours:
+            return
+        fields, status = root.fields, failure.status
+        otherwise = ErrorReport(
+            f"{failure.reason}: {fields['error']}" if "error" in fields else failure.reason,
+            fields.get("traceback") or fields.get("stderr_tail", ""),
+            fields.get("error_timestamp") or int(clock.wall(root.at)),
+        )
+        code = -status.signal if status is not None and status.signal is not None else failure.exit_code
+        try:
+            error_file.hand_on(f"{self._failures.directory(root)}/error.json", ours, otherwise, code)
+        except OSError as error:
+            sys.stderr.write(f"rankd: cannot write the error file '{ours}': {error.strerror}\n")
 
     # ---- doors
 
@@ -425,6 +460,7 @@ class Daemon:
             event = self._with_remains(event)
         self._counts.observe(event)
         self._records.tell(event)
+        self._failures.observe(event)
 
     def _with_remains(self, event: Event) -> Event:
         """The core knows who cannot be killed; what is left of it, and where that hangs, is seen in /proc."""

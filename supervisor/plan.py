@@ -189,6 +189,11 @@ class DaemonPlan:
     state_dir_is_common: bool = False
 
 
+def attempts_dir(daemon: DaemonPlan, group: GroupPlan) -> str:
+    """Where the directories ``attempt_<n>`` of this run of the group are."""
+    return f"{group.logs.dir}/{group.name}/{daemon.run_id}"
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """A formed rendezvous as this host sees it: ``base`` numbers are those of its local rank 0."""
@@ -385,7 +390,7 @@ def worker_plan(
     (``PATH = "/opt/bin:${PATH}"``).
     Raises ``ValueError`` as ``rank_environment`` does.
     """
-    directory = f"{group.logs.dir}/{group.name}/{daemon.run_id}/attempt_{attempt}/{local_rank}"
+    directory = f"{attempts_dir(daemon, group)}/attempt_{attempt}/{local_rank}"
     own = rank_environment(
         group, world, local_rank, attempt=attempt, restarts=restarts, error_file=f"{directory}/error.json",
         visible_devices=shared.get("CUDA_VISIBLE_DEVICES"),

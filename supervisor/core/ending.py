@@ -38,26 +38,20 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
         ready=group.ready - running,
         ended=group.ended.put(worker.rank, Ended(worker, now, slot.pid, status, by, success, words)),
     )
+    after = f"{words} after {ran_for:.1f} s"
+    if not success and by != "daemon":
+        turn.events.append(
+            events.worker_failed(
+                now, turn.who(worker), after, root_cause=running, pid=slot.pid, status=status, exit_code=status.code,
+                stderr_tail=exited.stderr_tail, error=exited.error,
+            )
+        )  # fmt: skip
     if not running:
         return
     if success and rules.scope == "group":
         _ended_well(turn)
         return
     rank = group.rank(worker.rank)
-    after = f"{words} after {ran_for:.1f} s"
-    if not success:
-        turn.events.append(
-            events.worker_failed(
-                now,
-                turn.who(worker),
-                after,
-                root_cause=True,
-                pid=slot.pid,
-                status=status,
-                exit_code=status.code,
-                stderr_tail=exited.stderr_tail,
-            )
-        )
     exit_code = 128 + status.signal if status.signal is not None else status.code or 0
     failure = Failure(now, worker.attempt, rank, f"rank {rank} {after}", exit_code, status)
     cause = "finished" if success else "exit" if status.signal is None else "signal"
@@ -75,7 +69,7 @@ def _by(group: Group, exited: WorkerExited) -> By:
     status = exited.status
     if exited.oom:
         return "oom"
-    if group.phase in (Phase.STOPPING, Phase.FINISHED):
+    if group.phase in (Phase.STOPPING, Phase.FINISHED) and not exited.unasked:
         ours = any(status.signal == rung.signal for rung in group.plan.stop.ladder)
         return "itself" if status.signal in CRASH_SIGNALS and not ours else "daemon"
     return "itself" if status.signal is None or status.signal in CRASH_SIGNALS else "outside"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-from supervisor.core.messages import ExitStatus
+from supervisor.core.messages import ErrorReport, ExitStatus
 
 Level = Literal["debug", "info", "warning", "error"]
 By = Literal["itself", "daemon", "oom", "outside"]
@@ -102,6 +102,7 @@ def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran
 def worker_failed(
     at: float, who: Who, reason: str, *, root_cause: bool,
     pid: int | None = None, status: ExitStatus | None = None, exit_code: int | None = None, stderr_tail: str = "",
+    error: ErrorReport | None = None,
 ) -> Event:  # fmt: skip
     """``root_cause`` is true for the first failure of an attempt. Without ``status`` the worker never ran."""
     fields: dict[str, Any] = {**_of(who), "root_cause": root_cause}
@@ -115,6 +116,14 @@ def worker_failed(
     fields["reason"] = reason
     if stderr_tail:
         fields["stderr_tail"] = stderr_tail
+    if error is not None:
+        told = {
+            "error": error.message,
+            "traceback": error.traceback,
+            "error_timestamp": error.timestamp,
+            "error_note": error.note,
+        }
+        fields |= {name: value for name, value in told.items() if value}
     return Event("worker.failed", "error", at, f"rank {who.rank} failed: {reason}", who.group, fields)
 
 
@@ -252,6 +261,14 @@ def group_unlimited(at: float, group: str, keys: tuple[str, ...], why: str) -> E
         "group.unlimited", "warning", at,
         f"{group} runs without {', '.join(keys)}: the workers' control groups cannot limit that here: {why}", group,
         {"resources": list(keys), "reason": why},
+    )  # fmt: skip
+
+
+def group_failures_unwritten(at: float, group: str, why: str) -> Event:
+    """Failures are told in records only, until the file takes them again."""
+    return Event(
+        "group.failures_unwritten", "warning", at, f"failures of group {group} are not written: {why}", group,
+        {"reason": why},
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from supervisor.core.messages import (
     WorkerNotStarted,
     WorkerStarted,
 )
+from supervisor.host import error_file
 from supervisor.host.containment import MARK, Sessions, Tree
 from supervisor.host.oom import Since, Witness, core_pattern
 from supervisor.host.proc import NOT_CONTINUED, OUT_OF_REACH, Process, send, wait_channel
@@ -113,20 +114,26 @@ class _Run:
     """One start of one worker.
 
     ``pidfd`` is the leader's; after its end what the containment gives as an alarm, or -1. ``killed``: whatever is left
-    is to die; ``signal``: the last one that its leader was sent by us. ``strays`` are those seen last; ``told``: they
-    are about to be named; ``missed``: when we came to do so, there were none.
+    is to die; ``signal``: the last one that its leader was sent by us. ``ended`` is known, if perhaps not told, when
+    epoll says so; ``asked``: a signal of ours came before. ``strays`` are those seen last; ``told``: they are about to
+    be named; ``missed``: when we came to do so, there were none.
     """
 
     __slots__ = (
-        "attached", "group", "killed", "missed", "pidfd", "signal", "since", "strays", "told", "tree", "worker",
+        "asked", "attached", "ended", "error_file", "group", "killed", "missed", "pidfd", "signal", "since", "strays",
+        "told", "tree", "worker",
     )  # fmt: skip
 
-    def __init__(self, group: str, worker: Worker, tree: Tree, attached: Attached, since: Since) -> None:
+    def __init__(
+        self, group: str, worker: Worker, tree: Tree, attached: Attached, since: Since, error_file: str
+    ) -> None:
         self.group = group
         self.worker = worker
         self.tree = tree
         self.attached = attached
+        self.error_file = error_file
         self.pidfd = -1
+        self.ended = self.asked = False
         self.killed = False
         self.signal: int | None = None
         self.told = False
@@ -212,7 +219,7 @@ class Processes:
         try:
             attached = self._attach(plan)
             try:
-                run = _Run(group, worker, tree, attached, self._since)
+                run = _Run(group, worker, tree, attached, self._since, plan.env.get("TORCHELASTIC_ERROR_FILE", ""))
                 self._spawn_attached(run, plan, identity)
             except BaseException:
                 attached.abort()
@@ -263,7 +270,11 @@ class Processes:
             self._look_soon()
 
     def _pidfds_readable(self) -> None:
-        for pidfd, _ in self._epoll.poll(0, EXITS_A_TURN):
+        readable = self._epoll.poll(0, EXITS_A_TURN)
+        for pidfd, _ in readable:
+            if pidfd in self._watched:
+                self._watched[pidfd].ended = True  # what the first of them leads to did not end the others
+        for pidfd, _ in readable:
             run = self._watched.pop(pidfd, None)
             if run is None:
                 continue  # what was posted for one before it has led to ``close``
@@ -294,7 +305,10 @@ class Processes:
         # Not of a crowd that is stopped: they die of our signal, or exit with 0.
         tells = status.code != 0 and (status.signal is None or status.signal != run.signal)
         tail = run.attached.stderr_tail() if tells else ""
-        self._post(run.group, WorkerExited(run.worker, status, *self._evidence(run, status), tail))
+        oom, evidence = self._evidence(run, status)
+        # A worker that fails because its peers are stopped has nothing to add, and there may be a thousand of them.
+        error = None if run.asked or status.code == 0 else error_file.read(run.error_file)
+        self._post(run.group, WorkerExited(run.worker, status, oom, evidence, tail, not run.asked, error))
 
     def _evidence(self, run: _Run, status: ExitStatus) -> tuple[bool, str]:
         """Of an end that needs one: whether the kernel killed it for memory, and what else there is to say."""
@@ -403,6 +417,7 @@ class Processes:
                 continue
             if not run.tree.leader_reaped:
                 run.signal = signal
+                run.asked = run.asked or not run.ended
                 _send_led(run, signal, reach)
                 led.append(run)
             if reach == "tree" or run.tree.leader_reaped:

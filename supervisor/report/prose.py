@@ -112,6 +112,7 @@ def _said_exactly(name: str, value: Any, message: str) -> bool:
 
 
 def printable(text: str) -> str:
+    """``text`` as one line that moves no cursor and rings no bell, of bounded length."""
     text = text if len(text) <= LONGEST else text[:LONGEST] + " ..."
     return _UNPRINTABLE.sub(lambda match: _ESCAPES.get(match[0], f"\\u{ord(match[0]):04x}"), text)
 

@@ -23,6 +23,7 @@ from typing import TypeVar
 import pytest
 
 from supervisor.core.messages import (
+    ErrorReport,
     ExitStatus,
     Input,
     StraysFound,
@@ -839,3 +840,60 @@ async def test_strays_that_have_ended_before_they_are_named_are_not_told_of(
     await host.until(WorkerGone)
     assert len(asked) == 1
     assert not host.of(StraysFound)
+
+
+# ---- what a worker leaves behind about its own failure
+
+
+def failing(path: Path, how: str) -> tuple[str, ...]:
+    """A worker that writes an error file and then ends so."""
+    return python(f"""
+        import os, signal, sys, time
+        open({str(path)!r}, "w").write('{{"message": "it broke", "timestamp": 7}}')
+        {how}
+        """)
+
+
+@pytest.mark.parametrize("how", ["sys.exit(3)", "os.kill(os.getpid(), signal.SIGSEGV)"])
+async def test_the_error_file_of_a_worker_that_failed_comes_with_its_end(host: Host, how: str) -> None:
+    path = host.directory / "error.json"
+    worker, _ = await host.started(*failing(path, how), env={"PATH": PATH, "TORCHELASTIC_ERROR_FILE": str(path)})
+    ended = await host.until(WorkerExited, worker)
+    assert ended.error == ErrorReport("it broke", timestamp=7)
+    assert ended.unasked
+
+
+async def test_a_worker_that_succeeds_or_is_stopped_has_no_error(host: Host) -> None:
+    path = host.directory / "error.json"
+    env = {"PATH": PATH, "TORCHELASTIC_ERROR_FILE": str(path)}
+    worker, _ = await host.started(*failing(path, "sys.exit(0)"), env=env)
+    ended = await host.until(WorkerExited, worker)
+    assert (ended.error, ended.unasked) == (None, True)
+    worker, _ = await host.started("sleep", "100", env=env)
+    host.signal(worker, signal.SIGTERM)
+    ended = await host.until(WorkerExited, worker)
+    assert (ended.error, ended.unasked) == (None, False)
+
+
+async def test_a_peer_that_was_dead_before_our_signal_has_ended_by_itself(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two die at about the same time. The first leads us to stop all others, and the second is dead already."""
+    workers = host.ask(*[host.plan("sleep", "100") for _ in range(3)])
+    pids = {item.worker: item.pid for item in [await host.until(WorkerStarted, worker) for worker in workers]}
+    post = host._post
+
+    def stop_the_others(group: str, input: Input) -> None:
+        if isinstance(input, WorkerExited) and not host.of(WorkerExited):
+            host.processes.signal("g", workers, signal.SIGTERM, "tree")
+        post(group, input)
+
+    monkeypatch.setattr(host.processes, "_post", stop_the_others)
+    for worker in workers[:2]:
+        os.kill(pids[worker], signal.SIGKILL)
+        os.waitid(os.P_PID, pids[worker], os.WEXITED | os.WNOWAIT)
+    await host.until(WorkerGone, count=3)
+    ends = {item.worker: (item.unasked, item.status.signal) for item in host.of(WorkerExited)}
+    assert [ends[worker] for worker in workers] == [
+        (True, signal.SIGKILL), (True, signal.SIGKILL), (False, signal.SIGTERM)
+    ]  # fmt: skip
