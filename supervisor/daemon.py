@@ -21,7 +21,7 @@ import anyio.to_thread
 
 from supervisor import __version__, clock
 from supervisor.core import events, groups, health
-from supervisor.core.events import Event, Who
+from supervisor.core.events import Event, Who, signal_name
 from supervisor.core.groups import Begun, EndRequested, Groups
 from supervisor.core.messages import Input, Worker, WorkerExited, WorkerStarted
 from supervisor.errors import BUG, UNAVAILABLE, AddressUnavailable, RankdError
@@ -40,6 +40,7 @@ from supervisor.plan import (
     Reach,
     WorkerPlan,
     World,
+    attempts_dir,
     group_environment,
     single_host_world,
     worker_plan,
@@ -51,8 +52,6 @@ from supervisor.report.log import Records, resolve_format
 from supervisor.report.together import Together
 from supervisor.runtime import Runtime
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-MASTER_ADDR = "127.0.0.1"
 FAREWELL = 0.4
 """Seconds that the last records may take to be written to each console, if it is slow."""
 
@@ -77,7 +76,7 @@ class InUse(RankdError):
 
 def run(plan: DaemonPlan) -> int:
     """Supervise until the end; returns the exit code. Raises ``RankdError`` before any worker has been started."""
-    signals.hold(STOP_SIGNALS)
+    signals.hold(plan.stop_signals)
     _open_standard_streams()
     seal_inherited_fds()
     _make_directories(plan)
@@ -113,6 +112,7 @@ class Daemon:
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
         self._claims: dict[str, PortClaim] = {}
         self._stop_heard_at: float | None = None
+        self._stopped_by: int | None = None
         self._is_up = False
 
     async def main(self) -> int:
@@ -126,7 +126,7 @@ class Daemon:
                 run_id=plan.run_id,
                 level=plan.log_level,
                 format=self._format,
-                colour=os.isatty(1) and "NO_COLOR" not in os.environ,
+                colour=os.isatty(2 if plan.as_job else 1) and "NO_COLOR" not in os.environ,
             )
             self._counts = Counts()
             self._ending = anyio.Event()
@@ -168,7 +168,7 @@ class Daemon:
         if isinstance(claim, PortRefused):
             return f"no MASTER_PORT: {claim.reason}"
         self._claims[group] = claim
-        return single_host_world(plan, attempt, MASTER_ADDR, claim.port)
+        return single_host_world(plan, attempt, plan.master_addr, claim.port)
 
     def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
         plan = self._plan.groups[group]
@@ -294,7 +294,7 @@ class Daemon:
         return groups.begin(
             plan,
             {name: _seed(plan, name) for name in plan.groups},
-            {name: _last_attempt(f"{group.logs.dir}/{name}/{plan.run_id}") for name, group in plan.groups.items()},
+            {name: _last_attempt(attempts_dir(plan, group)) for name, group in plan.groups.items()},
             clock.now(),
         )
 
@@ -304,6 +304,8 @@ class Daemon:
             sys.stderr.write("rankd: a bug in rankd itself; every worker was killed:\n")
             traceback.print_exception(bug)
         exit_code = BUG if bug is not None else state.exit_code
+        if exit_code == 0 and self._stopped_by is not None and self._plan.as_job:
+            exit_code = 128 + self._stopped_by
         why = "a bug in rankd" if bug is not None else state.why or "every group has finished"
         self._tell(events.daemon_stopped(clock.now(), exit_code, clock.now() - self._began_at, why))
         return exit_code
@@ -319,13 +321,12 @@ class Daemon:
         self._runtime.post(group, input)
 
     def _on_signals(self) -> Mapping[int, Callable[[], None]]:
-        callbacks: dict[int, Callable[[], None]] = {
-            number: partial(self._asked_to_end, number) for number in STOP_SIGNALS
-        }
+        callbacks: dict[int, Callable[[], None]] = {}
         callbacks[signal.SIGCHLD] = self._processes.on_sigchld
         callbacks[signal.SIGUSR1] = callbacks[signal.SIGUSR2] = lambda: None  # without a handler they would end us
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else: started by nohup(1)
             callbacks[signal.SIGHUP] = self._hung_up
+        callbacks.update({number: partial(self._asked_to_end, number) for number in self._plan.stop_signals})
         return callbacks
 
     def _asked_to_end(self, number: int) -> None:
@@ -337,7 +338,14 @@ class Daemon:
         now = clock.now()
         hurry = self._stop_heard_at is not None and now - self._stop_heard_at >= ONE_REQUEST
         self._stop_heard_at = self._stop_heard_at or now
-        self._runtime.arrive(EndRequested(signal.Signals(number).name, hurry=hurry and number != signal.SIGHUP))
+        self._stopped_by = self._stopped_by or number
+        self._runtime.arrive(
+            EndRequested(
+                signal_name(number),
+                hurry=hurry and number != signal.SIGHUP,
+                forward=number if self._plan.as_job else None,
+            )
+        )
 
     def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception that nobody awaits. In a callback of the loop it is one of our doors that is broken."""
@@ -361,7 +369,8 @@ class Daemon:
     def _consoles(self) -> Iterator[tuple[Console, Console]]:
         out = Console(1, mark=self._mark, on_dropped=self._records_dropped)
         err = out if os.path.sameopenfile(1, 2) else Console(2)
-        self._lines = Together(partial(out.write, urgent=True), asyncio.get_running_loop().call_soon)
+        records = err if self._plan.as_job else out
+        self._lines = Together(partial(records.write, urgent=True), asyncio.get_running_loop().call_soon)
         try:
             yield out, err
         finally:
