@@ -132,7 +132,8 @@ class Daemon:
             self._ending = anyio.Event()
             teed = {"console": (out, err), "json": (err, err), "journal": (None, None)}[self._format]
             inherited = (1, 2) if self._format == "console" else (2, 2)  # stdout is for records alone
-            output = Output(*teed, inherited=inherited, on_dropped=self._output_dropped)
+            stdin = 0 if plan.as_job else None
+            output = Output(*teed, inherited=inherited, stdin=stdin, on_dropped=self._output_dropped)
             self._counts.log_bytes = output.log_bytes
             self._counts.log_dropped_bytes = output.log_dropped_bytes
             become_subreaper()

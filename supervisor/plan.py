@@ -154,7 +154,7 @@ class DaemonPlan:
 
     ``stop_signals``: what asks for a stop in order, besides a SIGHUP from a terminal that is gone. ``as_job``: somebody
     waits for this one job, as for any command. Stopped by a signal it exits with 128 + signal, that signal is the first
-    that its workers get, and records go to stderr, for stdout is the workers'.
+    that its workers get; they read our stdin, and records go to stderr, for stdout is theirs.
     """
 
     name: str

@@ -31,11 +31,11 @@ def environment(directory: Path, env: Mapping[str, str] | None = None) -> dict[s
 
 def launch(
     directory: Path, *words: object, env: Mapping[str, str] | None = None, command: tuple[str, ...] = COMMAND,
-    timeout: float = PATIENCE,
+    timeout: float = PATIENCE, stdin: str = "",
 ) -> Done:  # fmt: skip
     """What has become of ``rankd launch WORDS...``, started in ``directory``."""
     return subprocess.run(
-        [*command, *map(str, words)], cwd=directory, env=environment(directory, env), stdin=subprocess.DEVNULL,
+        [*command, *map(str, words)], cwd=directory, env=environment(directory, env), input=stdin,
         capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
 

@@ -55,6 +55,11 @@ def test_a_job_runs_and_says_nothing_of_its_own(tmp_path: Path) -> None:
     assert tree(tmp_path / "tmp") == [], "a temporary directory with nothing in it is not left behind"
 
 
+def test_a_worker_reads_what_is_given_to_the_launch(tmp_path: Path) -> None:
+    """A debugger's prompt, or the end of a pipe."""
+    assert launch(tmp_path, "--no-python", "/bin/cat", stdin="hello").stdout == "hello"
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
