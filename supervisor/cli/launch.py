@@ -20,7 +20,7 @@ def main(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as with any command: there is nothing to stop yet
     from supervisor.host.names import node_id  # noqa: PLC0415 - ``--help`` needs none of these
     from supervisor.launch.places import places  # noqa: PLC0415
-    from supervisor.launch.plan import launch_of, placed  # noqa: PLC0415
+    from supervisor.launch.plan import launch_of  # noqa: PLC0415
 
     launch = launch_of(arguments, os.environ, node_id())
     for note in launch.notes:
@@ -28,7 +28,7 @@ def main(arguments: argparse.Namespace) -> int:
     from supervisor import daemon  # noqa: PLC0415 - what takes long comes after what may be refused
     from supervisor.host import signals  # noqa: PLC0415
 
-    signals.hold(launch.plan.stop_signals)  # from here on there is something to clean up
-    with places(arguments.log_dir, launch.plan.run_id) as found:
-        code = daemon.run(placed(launch.plan, found))
+    signals.hold(launch.stop_signals)  # from here on there is something to clean up
+    with places(arguments.log_dir, launch.run_id) as found:
+        code = daemon.run(launch.plan(found))
     return min(code, 1) if arguments.torchrun_exit_codes else code

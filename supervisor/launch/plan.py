@@ -6,7 +6,6 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from signal import SIGCHLD, SIGHUP, SIGKILL, SIGSTOP, SIGTERM
 from string import Template
 from typing import Literal, NamedTuple, TypeVar
@@ -41,6 +40,7 @@ _RUN_PATH = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run
 _NOT_TO_BE_CAUGHT = frozenset({SIGKILL, SIGSTOP, SIGCHLD})
 _QUIET: Level = "warning"
 _NOWHERE: tuple[str, ...] = ()
+_NONE: frozenset[int] = frozenset()
 _LEVELS: Mapping[str, Level] = {
     "NOTSET": "debug", "DEBUG": "debug", "INFO": "info", "WARNING": "warning", "WARN": "warning",
     "ERROR": "error", "CRITICAL": "error", "FATAL": "error",
@@ -48,10 +48,12 @@ _LEVELS: Mapping[str, Level] = {
 
 
 class Launch(NamedTuple):
-    """What is to be done: a plan that still lacks its ``Places`` (see ``placed``), and ``notes`` for whoever asked."""
+    """What is to be done: ``plan`` needs places for it first. ``notes`` are for whoever has asked."""
 
-    plan: DaemonPlan
+    run_id: str
+    stop_signals: tuple[int, ...]
     notes: tuple[str, ...]
+    plan: Callable[[Places], DaemonPlan]
 
 
 def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Launch:
@@ -68,15 +70,14 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
 
     met = meeting(flags, wrong.append, notes.append)
     workers = read("--nproc-per-node", lambda: count_workers(flags.nproc_per_node, environ), 1)
-    signals = read("--signals-to-handle", lambda: _signals(flags.signals_to_handle), frozenset({int(SIGTERM)}))
+    signals = read("--signals-to-handle", lambda: _signals(flags.signals_to_handle), _NONE)
+    stop_signals = tuple(sorted(signals.union(STOP_SIGNALS)))
     patience = read("--shutdown-timeout", lambda: _patience(flags.shutdown_timeout, environ), 0)
-    logs = LogRules(
-        dir="/",
-        redirects=read("--redirects", lambda: values.streams(flags.redirects), Streams()),
-        tee=read("--tee", lambda: values.streams(flags.tee), Streams()),
-        prefix=_prefix(environ),
-        local_ranks_filter=read("--local-ranks-filter", lambda: _ranks(flags.local_ranks_filter), frozenset()),
-    )
+    redirects = read("--redirects", lambda: values.streams(flags.redirects), Streams())
+    tee = read("--tee", lambda: values.streams(flags.tee), Streams())
+    if not keeps_logs(flags.log_dir):
+        redirects = tee = Streams()
+    shown = read("--local-ranks-filter", lambda: _ranks(flags.local_ranks_filter), _NONE)
     level = read("LOGLEVEL", lambda: _level(environ), _QUIET)
     listen = read("TORCHELASTIC_HEALTH_CHECK_PORT", lambda: _listen(environ), _NOWHERE)
     if flags.max_restarts < 0:
@@ -84,45 +85,39 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
     wrong += _impossible(flags)
     if wrong:
         raise refused.WrongUsage(*wrong)
+
+    def plan(places: Places) -> DaemonPlan:
+        group = GroupPlan(
+            name=flags.role if re.fullmatch(values.GROUP_NAME, flags.role) else "workers",
+            command=_command(flags, environ),
+            workers=workers,
+            role=flags.role,
+            logs=LogRules(places.run_dir, redirects, tee, _prefix(environ), shown),
+            env={"TORCHELASTIC_SIGNALS_TO_HANDLE": flags.signals_to_handle},
+            virtual_local_rank=flags.virtual_local_rank,
+            master_addr=met.master_addr,
+            master_port=met.master_port,
+            macros="torch",
+            run_dir=places.run_dir,
+            restart=RestartRules(max_restarts=flags.max_restarts, backoff=Backoff(initial=0.0)),
+            stop=StopRules((Rung(int(SIGTERM), float(patience)), Rung(int(SIGKILL), LAST_WAIT))),
+        )
+        return DaemonPlan(
+            name="rankd",
+            node_id=node_id,
+            run_id=met.run_id,
+            state_dir=places.state_dir,
+            runtime_dir=places.state_dir,
+            groups={group.name: group},
+            log_level=level,
+            log_format="console",
+            listen=listen,
+            stop_signals=stop_signals,
+            as_job=True,
+        )
+
     notes += _notes(flags, workers, environ)
-    group = GroupPlan(
-        name=flags.role if re.fullmatch(values.GROUP_NAME, flags.role) else "workers",
-        command=_command(flags, environ),
-        workers=workers,
-        role=flags.role,
-        logs=logs if keeps_logs(flags.log_dir) else replace(logs, redirects=Streams(), tee=Streams()),
-        env={"TORCHELASTIC_SIGNALS_TO_HANDLE": flags.signals_to_handle},
-        virtual_local_rank=flags.virtual_local_rank,
-        master_addr=met.master_addr,
-        master_port=met.master_port,
-        macros="torch",
-        restart=RestartRules(max_restarts=flags.max_restarts, backoff=Backoff(initial=0.0)),
-        stop=StopRules((Rung(int(SIGTERM), float(patience)), Rung(int(SIGKILL), LAST_WAIT))),
-    )
-    plan = DaemonPlan(
-        name="rankd",
-        node_id=node_id,
-        run_id=met.run_id,
-        state_dir="/",
-        runtime_dir="/",
-        groups={group.name: group},
-        log_level=level,
-        log_format="console",
-        listen=listen,
-        stop_signals=tuple(sorted(signals | set(STOP_SIGNALS))),
-        as_job=True,
-    )
-    return Launch(plan, tuple(notes) if level in ("debug", "info", "warning") else ())
-
-
-def placed(plan: DaemonPlan, places: Places) -> DaemonPlan:
-    """The plan with its directories."""
-
-    def moved(group: GroupPlan) -> GroupPlan:
-        return replace(group, run_dir=places.run_dir)
-
-    groups = {name: moved(group) for name, group in plan.groups.items()}
-    return replace(plan, state_dir=places.state_dir, runtime_dir=places.state_dir, groups=groups)
+    return Launch(met.run_id, stop_signals, tuple(notes) if level != "error" else (), plan)
 
 
 def _command(flags: Namespace, environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -41,10 +41,12 @@ def launch(
 
 
 @contextmanager
-def launched(directory: Path, *words: object, env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def launched(
+    directory: Path, *words: object, env: Mapping[str, str] | None = None, command: tuple[str, ...] = COMMAND
+) -> Iterator[subprocess.Popen[str]]:
     """The same while it runs; it is ended with the block if it still does."""
     with subprocess.Popen(
-        [*COMMAND, *map(str, words)], cwd=directory, env=environment(directory, env), stdin=subprocess.DEVNULL,
+        [*command, *map(str, words)], cwd=directory, env=environment(directory, env), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     ) as process:  # fmt: skip
         try:

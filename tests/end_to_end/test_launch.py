@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.launching import environment, launch, launched, tree
+from tests.end_to_end.launching import COMMAND, environment, launch, launched, tree
 from tests.end_to_end.rankd import PATIENCE, until
 
 pytestmark = pytest.mark.end_to_end
@@ -161,6 +163,59 @@ def test_a_launch_that_is_killed_takes_its_workers_along(tmp_path: Path) -> None
         pid = int(job.stdout.readline().split()[1])
         job.kill()
         until(lambda: not os.path.exists(f"/proc/{pid}"), "end of the worker")
+
+
+def test_a_failure_does_not_wait_longer_than_the_shutdown_timeout_for_a_peer(tmp_path: Path) -> None:
+    """torchrun waits 30 s here whatever it was told."""
+    job = script(
+        tmp_path,
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "if os.environ['RANK'] == '0':\n"
+        "    open('deaf', 'w').close()\n"
+        "    time.sleep(1000)\n"
+        "while not os.path.exists('deaf'): time.sleep(0.01)\n"
+        "os._exit(5)\n",
+    )
+    done = launch(tmp_path, "--nproc-per-node=2", "--shutdown-timeout=1", job, timeout=15)
+    assert done.returncode == 5
+
+
+def test_the_children_of_a_worker_that_failed_are_ended(tmp_path: Path) -> None:
+    """Under torchrun they live on, with nobody to look after them."""
+    job = script(
+        tmp_path,
+        "import os, subprocess, sys\n"
+        "print(subprocess.Popen(['/bin/sleep', '1000'], start_new_session=True).pid, flush=True)\n"
+        "os._exit(5)\n",
+    )
+    done = launch(tmp_path, job)
+    assert done.returncode == 5
+    assert not os.path.exists(f"/proc/{int(done.stdout)}")
+
+
+def test_a_signal_at_any_moment_of_the_start_leaves_nothing(tmp_path: Path) -> None:
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    for _ in range(6):
+        with launched(tmp_path, "--no-python", "/bin/sleep", "1000") as job:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                job.wait(chance.uniform(0.0, 0.5))
+            job.send_signal(signal.SIGTERM)
+            # 143 once there is something to clean up; before, it dies of the signal as any program
+            assert job.wait(PATIENCE) in (143, -signal.SIGTERM)
+        assert tree(tmp_path / "tmp") == []
+
+
+def test_under_nohup_the_end_of_the_terminal_is_no_end_of_the_job(tmp_path: Path) -> None:
+    with launched(tmp_path, script(tmp_path, WAITS), command=("nohup", *COMMAND)) as job:
+        assert job.stdout is not None
+        assert job.stdout.readline().startswith("pid ")
+        job.send_signal(signal.SIGHUP)
+        job.send_signal(signal.SIGTERM)
+        assert job.stdout.readline() == "got SIGTERM\n"
+        assert job.wait(PATIENCE) == 143
 
 
 def test_two_launches_with_one_log_dir_know_nothing_of_each_other(tmp_path: Path) -> None:

@@ -9,11 +9,10 @@ import sys
 
 import pytest
 
-from supervisor.launch.places import Places
-from supervisor.launch.plan import placed
+from supervisor.launch.plan import launch_of
 from supervisor.launch.refused import WrongUsage
 from supervisor.plan import Rung, Streams, attempts_dir, torch_macros
-from tests.launch.commands import group, launch, parsed
+from tests.launch.commands import PLACES, group, launch, parsed, plan
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
@@ -72,8 +71,7 @@ def test_a_virtual_local_rank_is_handed_on() -> None:
 
 def test_alone_on_a_host_run_id_and_port_are_chosen() -> None:
     for words in ([], ["--standalone", "--rdzv-id", "mine", "--rdzv-endpoint", "far:1"], ["--nnodes", "1:1"]):
-        plan = launch(*words).plan
-        assert re.fullmatch(UUID, plan.run_id)
+        assert re.fullmatch(UUID, plan(*words).run_id)
         assert (group(*words).master_addr, group(*words).master_port) == ("localhost", 0)
 
 
@@ -88,7 +86,7 @@ def test_c10d_on_one_host_has_the_run_id_it_is_given() -> None:
         "--local-addr",
         "10.0.0.1",
     ]
-    assert launch(*words).plan.run_id == "job7"
+    assert plan(*words).run_id == "job7"
     assert (group(*words).master_addr, group(*words).master_port) == ("10.0.0.1", 0)
 
 
@@ -104,7 +102,7 @@ def test_c10d_on_one_host_has_the_run_id_it_is_given() -> None:
 )
 def test_static_on_one_host_says_where_rank_0_listens(words: list[str], addr: str, port: int) -> None:
     assert (group(*words).master_addr, group(*words).master_port) == (addr, port)
-    assert launch(*words, "--rdzv-id", "mine").plan.run_id == "mine"
+    assert plan(*words, "--rdzv-id", "mine").run_id == "mine"
 
 
 # ---- when it fails or stops
@@ -135,7 +133,7 @@ def test_the_shutdown_timeout_is_how_long_workers_have(
 
 
 def test_signals_to_handle_stop_the_job_and_workers_are_told_of_them() -> None:
-    found = launch("--signals-to-handle", "SIGUSR1, TERM").plan
+    found = plan("--signals-to-handle", "SIGUSR1, TERM")
     assert set(found.stop_signals) == {signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
     assert found.as_job
     (only,) = found.groups.values()
@@ -173,22 +171,20 @@ def test_the_prefix_template_is_pythons(template: str | None, prefix: str) -> No
 
 
 def test_attempts_are_right_below_the_runs_directory() -> None:
-    plan = placed(launch().plan, Places("/logs/job_x", "/tmp/own/.rankd"))
-    (only,) = plan.groups.values()
-    assert attempts_dir(plan, only) == "/logs/job_x"
-    assert (plan.state_dir, plan.runtime_dir) == ("/tmp/own/.rankd", "/tmp/own/.rankd")
+    assert attempts_dir(plan(), group()) == PLACES.run_dir
+    assert (plan().state_dir, plan().runtime_dir) == (PLACES.state_dir, PLACES.state_dir)
 
 
 @pytest.mark.parametrize(
     ("name", "level"), [(None, "warning"), ("INFO", "info"), ("debug", "debug"), ("CRITICAL", "error"), ("", "warning")]
 )
 def test_loglevel_is_the_level_of_records(name: str | None, level: str) -> None:
-    assert launch(environ={} if name is None else {"LOGLEVEL": name}).plan.log_level == level
+    assert plan(environ={} if name is None else {"LOGLEVEL": name}).log_level == level
 
 
 def test_health_is_served_on_torchelastics_port_and_nowhere_without_it() -> None:
-    assert launch().plan.listen == ()
-    assert launch(environ={"TORCHELASTIC_HEALTH_CHECK_PORT": "8080"}).plan.listen == (":8080",)
+    assert plan().listen == ()
+    assert plan(environ={"TORCHELASTIC_HEALTH_CHECK_PORT": "8080"}).listen == (":8080",)
 
 
 # ---- what it says
@@ -211,8 +207,6 @@ def test_what_has_no_effect_is_said_to_have_none(words: list[str], environ: dict
 
 def test_several_workers_without_omp_num_threads_are_told_of_it() -> None:
     found = parsed("--nproc-per-node", "2", "train.py")
-    from supervisor.launch.plan import launch_of  # noqa: PLC0415
-
     (note,) = launch_of(found, {}, "host-a").notes
     assert "OMP_NUM_THREADS" in note
     assert launch_of(found, {"OMP_NUM_THREADS": "1"}, "host-a").notes == ()

@@ -132,6 +132,18 @@ def compare(words: list[str], env: dict[str, str], code: int, tmp_path: Path) ->
     assert ours == theirs
 
 
+def test_a_model_trains_on_after_the_death_of_a_rank(tmp_path: Path) -> None:
+    """torch's own rendezvous finds its store by what ``rankd launch`` says, in both attempts."""
+    job, folder = Path(__file__).parents[1] / "ddp_job.py", tmp_path / "model"
+    folder.mkdir()
+    words = ("--standalone", "--nproc-per-node=2", "--max-restarts=1", job, folder)
+    done = launch(tmp_path, *words, env={"GLOO_SOCKET_IFNAME": "lo"}, timeout=240)
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        said = json.loads((folder / f"rank_{rank}.json").read_text())
+        assert (said["launched_by_torchelastic"], said["restarts"], said["world_size"]) == (True, 1, 2)
+
+
 def test_omp_num_threads_is_1_for_several_workers_if_unset(tmp_path: Path) -> None:
     words = ["--standalone", "--nproc-per-node=2", "--no-python", "/bin/sh", "-c", "echo of rank $OMP_NUM_THREADS"]
     env = environment(tmp_path)
