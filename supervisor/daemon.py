@@ -20,7 +20,7 @@ import anyio.to_thread
 
 from supervisor import __version__, clock, premises
 from supervisor.core import events, groups, health
-from supervisor.core.events import Event, Who
+from supervisor.core.events import Event, Who, signal_name
 from supervisor.core.groups import Begun, EndRequested, Groups
 from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, WorkerStarted
 from supervisor.errors import BUG, AddressUnavailable
@@ -55,8 +55,6 @@ from supervisor.report.progress import progress
 from supervisor.report.together import Together
 from supervisor.runtime import Runtime
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-MASTER_ADDR = "127.0.0.1"
 FAREWELL = 0.4
 """Seconds that the last records may take to be written to each console, if it is slow."""
 
@@ -69,7 +67,7 @@ LAST_WAIT = 5.0
 
 def run(plan: DaemonPlan) -> int:
     """Supervise until the end; returns the exit code. Raises ``RankdError`` before any worker has been started."""
-    signals.hold(STOP_SIGNALS)
+    signals.hold(plan.stop_signals)
     _open_standard_streams()
     seal_inherited_fds()
     premises.make_directories(plan)
@@ -106,12 +104,14 @@ class Daemon:
         self._began_at = clock.now()
         self._notifier = systemd.Notifier.from_environment(os.environ)
         self._watchdog_every = systemd.watchdog_interval(os.environ, os.getpid())
+        self._told_to = 2 if plan.as_job else 1
         self._format = resolve_format(plan.log_format, journal=systemd.is_journal(os.environ, 1), tty=os.isatty(1))
         self._shared = {name: group_environment(plan, group, os.environ) for name, group in plan.groups.items()}
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
         self._claims: dict[str, PortClaim] = {}
         self._state: StateFile | None = None
         self._stop_heard_at: float | None = None
+        self._stopped_by: int | None = None
         self._is_up = False
 
     async def main(self) -> int:
@@ -125,7 +125,7 @@ class Daemon:
                 run_id=plan.run_id,
                 level=plan.log_level,
                 format=self._format,
-                colour=_wants_colour(1),
+                colour=_wants_colour(self._told_to),
             )
             self._counts = Counts()
             self._ending = anyio.Event()
@@ -137,7 +137,8 @@ class Daemon:
                 "json": partial(err.write, urgent=True),
                 "journal": lambda _: None,
             }
-            output = self._output = Output(*teed, inherited=inherited, on_dropped=self._output_dropped)
+            stdin = 0 if plan.as_job else None
+            output = self._output = Output(*teed, inherited=inherited, stdin=stdin, on_dropped=self._output_dropped)
             self._counts.log_bytes = output.log_bytes
             self._counts.log_dropped_bytes = output.log_dropped_bytes
             become_subreaper()
@@ -185,7 +186,7 @@ class Daemon:
         if isinstance(claim, PortRefused):
             return f"no MASTER_PORT: {claim.reason}"
         self._claims[group] = claim
-        return single_host_world(plan, attempt, MASTER_ADDR, claim.port)
+        return single_host_world(plan, attempt, plan.master_addr, claim.port)
 
     def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
         plan = self._plan.groups[group]
@@ -329,6 +330,8 @@ class Daemon:
         exit_code = BUG if bug is not None else state.exit_code
         if bug is None and state.first_failed is not None:
             self._hand_on_error(state.first_failed)
+        if exit_code == 0 and self._stopped_by is not None and self._plan.as_job:
+            exit_code = 128 + self._stopped_by
         why = "a bug in rankd" if bug is not None else state.why or "every group has finished"
         self._tell(events.daemon_stopped(clock.now(), exit_code, clock.now() - self._began_at, why))
         return exit_code
@@ -363,9 +366,7 @@ class Daemon:
         self._runtime.post(group, input)
 
     def _on_signals(self) -> Mapping[int, Callable[[], None]]:
-        callbacks: dict[int, Callable[[], None]] = {
-            number: partial(self._asked_to_end, number) for number in STOP_SIGNALS
-        }
+        callbacks: dict[int, Callable[[], None]] = {}
         callbacks[signal.SIGCHLD] = self._processes.on_sigchld
         callbacks[signal.SIGUSR1] = self._reopen_logs
         callbacks[signal.SIGUSR2] = lambda: None  # without a handler it would end us
@@ -373,6 +374,7 @@ class Daemon:
             callbacks[signal.SIGWINCH] = self._terminal.refresh
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else: started by nohup(1)
             callbacks[signal.SIGHUP] = self._hung_up
+        callbacks.update({number: partial(self._asked_to_end, number) for number in self._plan.stop_signals})
         return callbacks
 
     def _asked_to_end(self, number: int) -> None:
@@ -384,7 +386,14 @@ class Daemon:
         now = clock.now()
         hurry = self._stop_heard_at is not None and now - self._stop_heard_at >= ONE_REQUEST
         self._stop_heard_at = self._stop_heard_at or now
-        self._runtime.arrive(EndRequested(signal.Signals(number).name, hurry=hurry and number != signal.SIGHUP))
+        self._stopped_by = self._stopped_by or number
+        self._runtime.arrive(
+            EndRequested(
+                signal_name(number),
+                hurry=hurry and number != signal.SIGHUP,
+                forward=number if self._plan.as_job else None,
+            )
+        )
 
     def _reopen_logs(self) -> None:
         self._output.reopen()
@@ -411,17 +420,19 @@ class Daemon:
     @contextmanager
     def _consoles(self) -> Iterator[tuple[Console, Console]]:
         kind = Terminal if self._shows_progress() else Console
-        out: Console = kind(
-            1,
+        records: Console = kind(
+            self._told_to,
             mark=self._mark,
-            on_broken=lambda why: self._console_lost("stdout", why, out.lines_at_break),
-            colour=_wants_colour(1),
+            on_broken=lambda why: self._console_lost(self._told_to, why, records.lines_at_break),
+            colour=_wants_colour(self._told_to),
         )
-        self._terminal = out if isinstance(out, Terminal) else None
-        err = out
+        self._terminal = records if isinstance(records, Terminal) else None
+        other = records
         if not os.path.sameopenfile(1, 2):
-            err = Console(2, on_broken=partial(self._console_lost, "stderr"), colour=_wants_colour(2))
-        self._lines = Together(partial(self._write_records, out), asyncio.get_running_loop().call_soon)
+            fd = 3 - self._told_to
+            other = Console(fd, on_broken=partial(self._console_lost, fd), colour=_wants_colour(fd))
+        out, err = (other, records) if self._told_to == 2 else (records, other)
+        self._lines = Together(partial(self._write_records, records), asyncio.get_running_loop().call_soon)
         try:
             yield out, err
         finally:
@@ -434,7 +445,7 @@ class Daemon:
         """On a terminal that can erase a line, and when nobody writes to it past us: a worker without a file would."""
         return (
             self._format == "console"
-            and os.isatty(1)
+            and os.isatty(self._told_to)
             and os.environ.get("TERM", "dumb") != "dumb"
             and not any(
                 group.logs.inherits(rank) for group in self._plan.groups.values() for rank in range(group.workers)
@@ -448,7 +459,7 @@ class Daemon:
         if terminal is None:
             yield
             return
-        colour = _wants_colour(1)
+        colour = _wants_colour(self._told_to)
         terminal.show(lambda columns: progress(self._runtime.snapshot(workers=False), columns, colour=colour))
         try:
             yield
@@ -478,9 +489,9 @@ class Daemon:
         if not console.write(lines, urgent=True):
             self._counts.events_dropped += lines.count(b"\n")
 
-    def _console_lost(self, stream: str, why: str, records: int = 0) -> None:
+    def _console_lost(self, fd: int, why: str, records: int = 0) -> None:
         self._counts.events_dropped += records
-        self._tell(events.daemon_console_lost(clock.now(), stream, why))
+        self._tell(events.daemon_console_lost(clock.now(), "stdout" if fd == 1 else "stderr", why))
 
     def _output_dropped(self, dropped: Dropped) -> None:
         labels = dropped.labels

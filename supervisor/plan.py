@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from string import Template
 from typing import Literal
 
 Scope = Literal["group", "worker"]
@@ -145,6 +146,8 @@ class GroupPlan:
     """One worker group as configured.
 
     ``env`` and ``env_files`` are already merged, the files first. ``user`` and ``group`` are names or decimal ids.
+    ``macros`` says what ``${NAME}`` in ``command`` stands for: a variable of the worker's environment, or nothing but
+    torch's one macro, ``${local_rank}``. ``run_dir``, absolute: where this run's attempts are, if not in ``logs.dir``.
     """
 
     name: str
@@ -161,17 +164,27 @@ class GroupPlan:
     depends_on: Mapping[str, Condition] = field(default_factory=dict)
     required: bool = True
     virtual_local_rank: bool = False
+    master_addr: str = "127.0.0.1"
     master_port: int = 0
+    macros: Literal["environment", "torch"] = "environment"
+    run_dir: str = ""
     restart: RestartRules = RestartRules()
     stop: StopRules = StopRules()
     resources: Resources = Resources()
+
+
+STOP_SIGNALS = (15, 2, 3)
+"""SIGTERM, SIGINT and SIGQUIT ask any daemon to stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonPlan:
     """The whole configuration. Directories are absolute; ``drain_delay`` in seconds.
 
-    ``state_dir_is_common``: nobody has named one, so that it is that of all this user's daemons.
+    ``state_dir_is_common``: nobody has named one, so that it is that of all this user's daemons. ``stop_signals``: what
+    asks for a stop in order, besides a SIGHUP from a terminal that is gone. ``as_job``: somebody waits for this one
+    job, as for any command. Stopped by a signal it exits with 128 + signal, that signal is the first that its workers
+    get; they read our stdin, and records go to stderr, for stdout is theirs.
     """
 
     name: str
@@ -187,11 +200,13 @@ class DaemonPlan:
     listen: tuple[str, ...] = ("127.0.0.1:8080",)
     drain_status: int = 503
     state_dir_is_common: bool = False
+    stop_signals: tuple[int, ...] = STOP_SIGNALS
+    as_job: bool = False
 
 
 def attempts_dir(daemon: DaemonPlan, group: GroupPlan) -> str:
     """Where the directories ``attempt_<n>`` of this run of the group are."""
-    return f"{group.logs.dir}/{group.name}/{daemon.run_id}"
+    return group.run_dir or f"{group.logs.dir}/{group.name}/{daemon.run_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +373,12 @@ def substitute(text: str, env: Mapping[str, str]) -> str:
     return _REFERENCE.sub(one, text)
 
 
+def torch_macros(word: str, local_rank: int) -> str:
+    """``word`` as torch would hand it on: ``${local_rank}`` and ``$local_rank`` replaced, ``$$`` halved, no more
+    (torch.distributed.elastic.utils.api, ``macros``)."""
+    return Template(word).safe_substitute(local_rank=local_rank) if "$" in word else word
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
     """Everything needed to start one worker: what ``host.process`` is given.
@@ -400,7 +421,10 @@ def worker_plan(
         if "${" in value and name not in CONTRACT and name not in own:
             env[name] = substitute(value, env)
     return WorkerPlan(
-        argv=tuple(substitute(word, env) for word in group.command),
+        argv=tuple(
+            substitute(word, env) if group.macros == "environment" else torch_macros(word, local_rank)
+            for word in group.command
+        ),
         env=env,
         cwd=substitute(group.cwd, env),
         directory=directory,

@@ -14,7 +14,7 @@ from supervisor.errors import CONFIG, UNAVAILABLE, RankdError
 from supervisor.host import leftovers
 from supervisor.host.proc import Ended
 from supervisor.host.state import Held, hold
-from supervisor.plan import DaemonPlan
+from supervisor.plan import DaemonPlan, attempts_dir
 
 
 class Unusable(RankdError):
@@ -84,7 +84,7 @@ def told_of(pid: int, ended: Ended) -> list[Event]:
 
 def last_attempt(plan: DaemonPlan, group: str) -> int:
     """The highest attempt of that group that has logs already (a run id used again); -1 for none."""
-    directory = f"{plan.groups[group].logs.dir}/{group}/{plan.run_id}"
+    directory = attempts_dir(plan, plan.groups[group])
     try:
         names = os.listdir(directory)
     except FileNotFoundError:

@@ -14,6 +14,7 @@ from supervisor import values
 from supervisor.config import defaults, files, relations
 from supervisor.config.mistakes import Mistakes
 from supervisor.config.places import Path
+from supervisor.host import names
 from supervisor.plan import (
     Backoff,
     DaemonPlan,
@@ -54,7 +55,7 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
     relations.check(file.groups, mistakes)
     return DaemonPlan(
         name=daemon.name,
-        node_id=daemon.node_id or defaults.node_id(),
+        node_id=daemon.node_id or names.node_id(),
         run_id=daemon.run_id or defaults.run_id(),
         state_dir=state_dir,
         runtime_dir=directory("runtime_dir", daemon.runtime_dir, defaults.runtime_dir),

@@ -149,9 +149,9 @@ def up() -> Arrival:
     return Begun()
 
 
-def end(reason: str = "SIGTERM", *, hurry: bool = False) -> Arrival:
+def end(reason: str = "SIGTERM", *, hurry: bool = False, forward: int | None = None) -> Arrival:
     """The whole daemon is told to stop."""
-    return EndRequested(reason, hurry)
+    return EndRequested(reason, hurry, forward)
 
 
 Row = tuple[float, Happening | Arrival, *tuple[str, ...]]
