@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from argparse import Namespace
@@ -18,9 +19,11 @@ from supervisor.launch.rendezvous import meeting
 from supervisor.plan import (
     STOP_SIGNALS,
     Backoff,
+    Binding,
     DaemonPlan,
     GroupPlan,
     LogRules,
+    Resources,
     RestartRules,
     Rung,
     StopRules,
@@ -40,6 +43,7 @@ _RUN_PATH = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run
 _NOT_TO_BE_CAUGHT = frozenset({SIGKILL, SIGSTOP, SIGCHLD})
 _QUIET: Level = "warning"
 _NOWHERE: tuple[str, ...] = ()
+_ANYWHERE: tuple[frozenset[int], ...] = ()
 _NONE: frozenset[int] = frozenset()
 _LEVELS: Mapping[str, Level] = {
     "NOTSET": "debug", "DEBUG": "debug", "INFO": "info", "WARNING": "warning", "WARN": "warning",
@@ -77,6 +81,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
     tee = read("--tee", lambda: values.streams(flags.tee), Streams())
     if not keeps_logs(flags.log_dir):
         redirects = tee = Streams()
+    bound = read("--numa-binding", lambda: _bound(flags.numa_binding, workers, environ), _ANYWHERE)
     shown = read("--local-ranks-filter", lambda: _ranks(flags.local_ranks_filter), _NONE)
     level = read("LOGLEVEL", lambda: _level(environ), _QUIET)
     listen = read("TORCHELASTIC_HEALTH_CHECK_PORT", lambda: _listen(environ), _NOWHERE)
@@ -92,7 +97,16 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
             command=_command(flags, environ),
             workers=workers,
             role=flags.role,
-            logs=LogRules(places.run_dir, redirects, tee, _prefix(environ), shown),
+            logs=LogRules(
+                places.run_dir,
+                redirects,
+                tee,
+                _prefix(environ),
+                shown,
+                _texts(flags.duplicate_stdout_filters),
+                _texts(flags.duplicate_stderr_filters),
+            ),
+            resources=Resources(cpus=bound),
             env={"TORCHELASTIC_SIGNALS_TO_HANDLE": flags.signals_to_handle},
             virtual_local_rank=flags.virtual_local_rank,
             master_addr=met.master_addr,
@@ -186,6 +200,19 @@ def _ranks(text: str) -> frozenset[int]:
         return frozenset(map(int, text.split(","))) if text else frozenset()
     except ValueError:
         raise ValueError(f"{text!r} is not a list of local ranks (allowed: such as 0,1,12)") from None
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    """Texts with commas between; two commas are one in a text (torch.distributed.run, ``comma_separated_list``)."""
+    return tuple(part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")) if text else ()
+
+
+def _bound(how: Binding | None, workers: int, environ: Mapping[str, str]) -> tuple[frozenset[int], ...]:
+    if how is None:
+        return _ANYWHERE
+    from supervisor.host.topology import bind_workers  # noqa: PLC0415 - most launches do not bind
+
+    return bind_workers(how, workers, environ, os.sched_getaffinity(0))
 
 
 def _level(environ: Mapping[str, str]) -> Level:

@@ -144,6 +144,22 @@ def test_signals_to_handle_stop_the_job_and_workers_are_told_of_them() -> None:
 # ---- what it writes
 
 
+@pytest.mark.parametrize(
+    ("text", "texts"), [("", ()), ("loss", ("loss",)), ("a,b c", ("a", "b c")), ("a,,b,c,,", ("a,b", "c,"))]
+)
+def test_filters_are_texts_with_commas_between_and_two_commas_for_one(text: str, texts: tuple[str, ...]) -> None:
+    logs = group("--duplicate-stdout-filters", text, "--duplicate_stderr_filters", "x").logs
+    assert (logs.duplicate_stdout_filters, logs.duplicate_stderr_filters) == (texts, ("x",))
+
+
+def test_workers_are_bound_to_the_cpus_that_their_binding_says() -> None:
+    ours = os.sched_getaffinity(0)
+    assert group().resources.cpus == ()
+    shares = group("--nproc-per-node", "1", "--numa-binding", "exclusive").resources.cpus
+    assert len(shares) == 1
+    assert shares[0] <= ours
+
+
 def test_streams_go_where_the_flags_say_for_local_ranks_of_any_length() -> None:
     logs = group("-r", "3", "-t", "0:1,12:3", "--local-ranks-filter", "0,12").logs
     assert (logs.redirects, logs.tee) == (Streams(3), Streams(0, {0: 1, 12: 3}))
@@ -251,9 +267,7 @@ def test_several_workers_without_omp_num_threads_are_told_of_it() -> None:
         (["--logs-specs", "mine"], {}, "--logs-specs mine: .*torch"),
         ([], {"LOGLEVEL": "LOUD"}, "LOGLEVEL: 'LOUD'"),
         ([], {"TORCHELASTIC_HEALTH_CHECK_PORT": "http"}, "TORCHELASTIC_HEALTH_CHECK_PORT: 'http'"),
-        (["--numa-binding", "node"], {}, "--numa-binding: .*numactl"),
-        (["--duplicate-stdout-filters", "x"], {}, "--duplicate-stdout-filters: "),
-        (["--duplicate-stderr-filters", "x"], {}, "--duplicate-stderr-filters: "),
+        (["--nproc-per-node=1000", "--numa-binding=exclusive"], {}, "--numa-binding: NUMA node 0 has"),
         (["--event-log-handler", "console"], {}, "--event-log-handler: "),
         ([], {"TORCHELASTIC_ENABLE_FILE_TIMER": "1"}, "TORCHELASTIC_ENABLE_FILE_TIMER=1: .*unset"),
         ([], {"TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT": "60"}, "TORCHELASTIC_UNINTERRUPTIBLE.*: .*unset"),

@@ -60,19 +60,23 @@ class Seen(NamedTuple):
     workers: dict[str, Any]
     lines: list[str]
     logs: list[str]
+    filtered: dict[str, list[str]]
 
 
 def run(command: tuple[str, ...], folder: Path, words: list[str], env: dict[str, str]) -> Seen:
     folder.mkdir()
     (folder / "job.py").write_text(JOB)
     done = launch(folder, *words, command=command, env=env, timeout=PATIENCE)
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if "of rank" in line]
+    summary = "  "  # what begins its lines
+    said = (done.stdout + done.stderr).splitlines()
+    lines = [line for line in said if "of rank" in line and not line.startswith(summary)]
     logs = folder / "logs"
     return Seen(
         done.returncode,
         {path.stem: worker(path, logs, words) for path in folder.glob("seen_*.json")},
         sorted(lines),
-        [without_chance(path) for path in tree(logs)],
+        [without_chance(path) for path in tree(logs) if not path.endswith("/failures.jsonl")],  # which is ours alone
+        {path.name: sorted(path.read_text().splitlines()) for path in logs.rglob("filtered_*.log")},
     )
 
 
@@ -101,13 +105,18 @@ LOGS = ["--rdzv-backend=c10d", "--rdzv-id=job7", "--local-addr=127.0.0.1", "--lo
         ([*LOGS, "--nproc_per_node", "3", "-r", "3", "-t", "0:1,2:2", "--role=ps", "job.py"],
          {"TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": "<${role_name}|$rank|${local_rank}|${unknown}> "}, 0),
         ([*LOGS, "--nproc-per-node=3", "-t3", "--local-ranks-filter=0,2", "-m", "job"], {"OMP_NUM_THREADS": "7"}, 0),
+        ([*LOGS, "--nproc-per-node=3", "-t", "0:3,1:1,2:3", "--local-ranks-filter=0,1", "job.py"],
+         {"PET_DUPLICATE_STDOUT_FILTERS": "rank", "PET_DUPLICATE_STDERR_FILTERS": "rank 0"}, 0),
+        ([*LOGS, "--nproc-per-node=3", "-t", "3", "--duplicate-stdout-filters=rank 0,,,rank 2",
+          "--duplicate-stderr-filters", "err", "job.py"], {}, 0),
         ([*LOGS, "--nproc-per-node=2", "-r1:3", "--max-restarts=1", "job.py", "recover"], {}, 0),
         ([*LOGS, "--nproc-per-node=2", "-r", "3", "job.py", "fail"], {}, 1),
         ([*LOGS, "--nproc-per-node=2", "--virtual-local-rank", "--no-python", sys.executable, "job.py"],
          {"CUDA_VISIBLE_DEVICES": "4,6"}, 0),
         ([*LOGS, "--run-path", "job.py", "x"], {"PET_NPROC_PER_NODE": "2", "PET_MAX_RESTARTS": "3"}, 0),
     ],
-    ids=["plain", "prefix", "filter", "restart", "failure", "virtual local rank", "run path"],
+    ids=["plain", "prefix", "filter", "duplicates by variable", "duplicates", "restart", "failure",
+         "virtual local rank", "run path"],
 )  # fmt: skip
 def test_the_same_command_line_leads_to_the_same(
     words: list[str], env: dict[str, str], code: int, tmp_path: Path
