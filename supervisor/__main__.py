@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb = verbs.add_parser(name, help=module.HELP, description=module.HELP.capitalize() + ".")
         module.add_arguments(verb)
         verb.set_defaults(main=module.main)
-    arguments = parser.parse_args(words)
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:  # argparse itself would show the usage of ``rankd``, which says nothing about the verb's
+        verbs.choices[arguments.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return int(arguments.main(arguments))
     except RankdError as error:

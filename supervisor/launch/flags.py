@@ -85,6 +85,7 @@ def add(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
 
     A default that is no value of its flag is wrong usage, as on the command line.
     """
+    parser.usage = f"{parser.prog} [FLAG...] SCRIPT [ARG...]   ({parser.prog} --help tells the flags)"
     for flag in FLAGS:
         given = environ.get(flag.variable) if flag.env else None
         if flag.kind is bool:

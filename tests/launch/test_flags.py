@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from supervisor.__main__ import main
 from supervisor.launch.flags import FLAGS, Flag
 from tests.launch.commands import parsed
 
@@ -76,3 +77,15 @@ def test_wrong_usage_ends_with_64_and_names_the_flag(
         parsed(*words, environ=environ)
     assert ended.value.code == 64
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--frobnicate", "train.py"], ["-x", "train.py"]])
+def test_wrong_usage_is_told_in_two_lines_of_the_verbs_own(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["launch", *words])
+    assert ended.value.code == 64
+    usage, said = capsys.readouterr().err.splitlines()
+    assert usage.startswith("usage: rankd launch [FLAG...] SCRIPT [ARG...]")
+    assert said == f"rankd launch: unrecognized arguments: {words[0]}"
