@@ -94,6 +94,12 @@ def test_heartbeats_count_from_ready_or_from_the_first_one() -> None:
     assert story.dog.heartbeats == 1
 
 
+def test_a_heartbeat_may_come_with_other_words() -> None:
+    story = Story(heartbeat=5.0)
+    assert story.at(3.0, Notice(heartbeat=True, ready=True, status="up")) == [True]
+    assert story.dog.nearest() == 8.0
+
+
 def test_whoever_gives_its_heartbeat_in_time_is_never_found() -> None:
     story = Story(heartbeat=5.0)
     for now in range(0, 1000, 4):
