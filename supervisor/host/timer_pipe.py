@@ -78,7 +78,7 @@ def parse(line: bytes, to_monotonic: float) -> TimerRequest | None:
 
 def _request(line: bytes, to_monotonic: float) -> TimerRequest | None:
     try:
-        found = json.loads(line)
+        found = json.loads(line.decode())  # of bytes it would guess the encoding, which takes as long again
         if type(found) is not dict or found["version"] != 1:
             return None
         return _checked(found["pid"], found["scope_id"], found["expiration_time"], found["signal"], to_monotonic)

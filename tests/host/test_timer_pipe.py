@@ -72,6 +72,7 @@ def test_torchs_lines_are_understood() -> None:
         b"null",
         b"[]",
         b"\xff\xfe",
+        MEASURED.decode().encode("utf-16-le"),
         b"[" * LINE,
         b"9" * LINE,
         b'{"version": 1}',
