@@ -47,6 +47,23 @@ class RestartRules:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchdogRules:
+    """How long a worker may be silent, in seconds; 0: for ever. ``sections`` are limits by the section's name.
+
+    ``boot``: from its start to its first word. ``start_timeout``: from its start to READY=1. ``heartbeat``: between
+    two WATCHDOG=1. ``out_of_section``: with no section open. ``stopping``: from STOPPING=1 to its end.
+    """
+
+    timer_file: bool = True
+    boot: float = 0.0
+    start_timeout: float = 0.0
+    heartbeat: float = 0.0
+    out_of_section: float = 0.0
+    stopping: float = 0.0
+    sections: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Rung:
     """One step of a stop ladder: send ``signal`` (its number), then wait so many seconds for the tree to be gone."""
 

@@ -251,6 +251,17 @@ class Sessions:
 
     # ---- whose is it
 
+    def whose(self, process: Process) -> Tree | None:
+        """The tree of this one process, a leader that is not reaped included: by its ancestors, read one by one."""
+        line: dict[int, Process] = {}
+        at: Process | None = process
+        while at is not None and at.pid not in line:
+            line[at.pid] = at
+            at = read_process(at.parent) if at.pid not in self._leaders and at.parent != self._me else None
+        owners: dict[int, Tree | None] = {pid: self._by_leader[pid] for pid in self._leaders & line.keys()}
+        owners[self._me] = None
+        return self._owner(process, line, owners)
+
     def _owner(self, process: Process, census: dict[int, Process], owners: dict[int, Tree | None]) -> Tree | None:
         line = []
         at: Process | None = process

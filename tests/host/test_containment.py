@@ -305,6 +305,31 @@ def test_members_are_all_descendants_but_not_the_leader(sessions: Sessions) -> N
     kill(sessions, tree)
 
 
+@pytest.mark.parametrize("script", [SLEEP, APART], ids=["same session", "own session"])
+def test_one_process_is_known_by_its_ancestors_and_an_orphan_by_what_it_came_with(
+    sessions: Sessions, script: str
+) -> None:
+    tree, leader = lead(sessions, script)
+    other, beside = lead(sessions, "read line")
+    process = read_process(say(leader))
+    assert process
+    assert sessions.whose(process) is tree
+    for own, started in ((tree, leader), (other, beside)):
+        itself = read_process(started.pid)
+        assert itself
+        assert sessions.whose(itself) is own
+    for number in (os.getpid(), os.getppid(), 1):
+        stranger = read_process(number)
+        assert stranger is None or sessions.whose(stranger) is None
+    end(sessions, other, beside)
+    end(sessions, tree, leader)
+    process = read_process(process.pid)
+    assert process
+    assert sessions.whose(process) is tree
+    send(process, signal.SIGKILL)
+    os.waitpid(process.pid, 0)
+
+
 def test_parents_that_seem_to_go_round_in_a_circle_lead_nowhere(sessions: Sessions) -> None:
     census = {pid: Process(pid, "x", "S", parent, pid, pid, 1) for pid, parent in ((10, 11), (11, 12), (12, 10))}
     owners: dict[int, Tree | None] = {}

@@ -1,0 +1,285 @@
+"""Whoever hangs is found, by whatever it should have said; and whoever does not is left alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from supervisor.core.messages import Worker
+from supervisor.core.timers import TimerExpired, TimerRequest
+from supervisor.core.watchdog import HEARTBEAT, SECTIONS, Expired, Notice, Silent, Watchdog
+from supervisor.plan import WatchdogRules
+
+A, B = Worker(0, 0), Worker(1, 0)
+READY = Notice(ready=True)
+
+
+def begin(name: str) -> Notice:
+    return Notice(sections=((True, name),))
+
+
+def end(name: str) -> Notice:
+    return Notice(sections=((False, name),))
+
+
+class Story:
+    """A group of two workers that start at the instant 0, and what is found at a later one."""
+
+    def __init__(self, **limits: float) -> None:
+        sections = {"step": 10.0, "checkpoint": 100.0}
+        self.dog = Watchdog(WatchdogRules(**limits, sections=sections))  # type: ignore[arg-type]
+        self.dog.started(A, 100, 0.0)
+        self.dog.started(B, 101, 0.0)
+
+    def at(self, now: float, *notices: Notice, worker: Worker = A) -> list[bool]:
+        return [self.dog.hear(worker, notice, now) for notice in notices]
+
+    def set(self, pid: int, at: float, now: float = 1.0, scope: str = "s", signal: int = 9) -> None:
+        self.dog.request(TimerRequest(pid, scope, at, signal), now)
+
+    def found(self, now: float) -> list[Expired]:
+        """All that is due, which has to be what ``nearest`` said."""
+        nearest = self.dog.nearest()
+        found = self.dog.expired(now)
+        assert bool(found) == (nearest is not None and nearest <= now)
+        return found
+
+
+def test_a_group_without_limits_has_no_deadline() -> None:
+    story = Story()
+    story.at(1.0, READY, HEARTBEAT, begin("mine"), end("mine"), Notice(stopping=True))
+    assert story.dog.nearest() is None
+
+
+def test_a_worker_that_never_says_a_word_is_found_by_its_boot_limit() -> None:
+    story = Story(boot=30.0)
+    story.at(29.0, Notice(status="loading"))
+    assert story.found(1000.0) == [Silent(B, "boot", 0.0, 30.0)]
+
+
+def test_a_timer_of_its_own_process_is_a_workers_first_word_and_that_of_another_is_not() -> None:
+    story = Story(boot=30.0)
+    story.set(100, 500.0)
+    story.set(100, 501.0)
+    story.set(999, 600.0)
+    assert story.found(499.0) == [Silent(B, "boot", 0.0, 30.0)]
+
+
+def test_a_worker_that_does_not_become_ready_is_found_whatever_else_it_says() -> None:
+    story = Story(start_timeout=60.0, heartbeat=50.0)
+    assert story.at(20.0, READY, READY) == [True, False]
+    story.at(20.0, HEARTBEAT, worker=B)
+    assert story.found(60.0) == [Silent(B, "start", 0.0, 60.0)]
+
+
+def test_a_start_is_extended_by_whoever_asks_for_time_and_never_shortened() -> None:
+    story = Story(start_timeout=60.0)
+    story.at(50.0, Notice(extend_by=1.0))
+    assert story.dog.nearest() == 60.0
+    story.at(50.0, Notice(extend_by=30.0))
+    story.at(10.0, READY, worker=B)
+    assert story.found(80.0) == [Silent(A, "start", 0.0, 80.0)]
+    story.at(90.0, Notice(extend_by=30.0), worker=B)
+    assert story.dog.nearest() is None  # it is ready: there is nothing to extend
+
+
+def test_heartbeats_count_from_ready_or_from_the_first_one() -> None:
+    story = Story(heartbeat=5.0)
+    assert story.dog.nearest() is None
+    story.at(10.0, Notice(status="loading"))
+    assert story.dog.nearest() is None
+    story.at(20.0, READY)
+    story.at(22.0, HEARTBEAT, worker=B)
+    assert story.found(25.0) == [Silent(A, "heartbeat", 20.0, 5.0)]
+    assert story.found(27.0) == [Silent(B, "heartbeat", 22.0, 5.0)]
+    assert story.dog.heartbeats == 1
+
+
+def test_a_heartbeat_may_come_with_other_words() -> None:
+    story = Story(heartbeat=5.0)
+    assert story.at(3.0, Notice(heartbeat=True, ready=True, status="up")) == [True]
+    assert story.dog.nearest() == 8.0
+
+
+def test_whoever_gives_its_heartbeat_in_time_is_never_found() -> None:
+    story = Story(heartbeat=5.0)
+    for now in range(0, 1000, 4):
+        story.at(now, HEARTBEAT)
+        assert story.found(now) == []
+    assert story.dog.nearest() == 1001.0
+
+
+def test_a_worker_may_set_its_own_heartbeat() -> None:
+    story = Story()
+    story.at(1.0, Notice(heartbeat_every=3.0))
+    assert story.dog.nearest() is None  # it is not ready yet
+    story.at(2.0, READY)
+    assert story.dog.nearest() == 5.0
+    story.at(4.0, Notice(heartbeat_every=10.0))
+    assert story.dog.nearest() == 14.0
+    story.at(5.0, Notice(heartbeat_every=0.0))
+    assert story.dog.nearest() is None
+
+
+def test_a_worker_that_finds_itself_hung_is_found_at_once() -> None:
+    story = Story()
+    story.at(7.0, Notice(trigger=True))
+    assert story.found(7.0) == [Silent(A, "heartbeat", 7.0, 0.0)]
+
+
+def test_a_section_over_its_limit_is_found_though_another_was_opened_on_top_of_it() -> None:
+    story = Story()
+    story.at(0.0, begin("step"))
+    story.at(5.0, begin("checkpoint"))
+    story.at(6.0, begin("one without a limit"))
+    assert story.found(10.0) == [Silent(A, "section", 0.0, 10.0, "step")]
+
+
+def test_a_section_that_was_left_in_time_is_never_found() -> None:
+    story = Story()
+    story.at(0.0, begin("checkpoint"), begin("step"), begin("step"))
+    story.at(1.0, end("step"), end("step"), end("step"))
+    assert story.dog.nearest() == 100.0
+    story.at(2.0, end("checkpoint"))
+    assert (story.dog.nearest(), story.dog.refused) == (None, 1)
+
+
+def test_of_two_sections_of_one_name_the_later_is_closed_first() -> None:
+    story = Story()
+    story.at(0.0, begin("step"))
+    story.at(3.0, begin("step"))
+    story.at(4.0, end("step"))
+    assert story.dog.nearest() == 10.0
+
+
+def test_sections_of_two_threads_need_not_be_closed_in_order() -> None:
+    story = Story()
+    story.at(0.0, begin("step"))
+    story.at(1.0, begin("checkpoint"), end("step"))
+    assert story.dog.nearest() == 101.0
+
+
+def test_time_outside_of_any_section_is_limited_from_the_first_word_on() -> None:
+    story = Story(out_of_section=20.0)
+    assert story.dog.nearest() is None
+    story.at(5.0, READY)
+    assert story.dog.nearest() == 25.0
+    story.at(6.0, begin("mine"), begin("mine"))
+    assert story.dog.nearest() is None
+    story.at(50.0, end("mine"))
+    assert story.dog.nearest() is None
+    story.at(60.0, end("mine"))
+    assert story.found(80.0) == [Silent(A, "out_of_section", 60.0, 20.0)]
+
+
+def test_sections_are_bounded() -> None:
+    story = Story()
+    story.at(0.0, *(begin("mine") for _ in range(SECTIONS + 3)))
+    told = story.dog.told(A)
+    assert told is not None
+    assert (len(told.sections), story.dog.refused) == (SECTIONS, 3)
+
+
+def test_a_worker_on_its_way_down_has_one_limit_left_and_may_extend_it() -> None:
+    story = Story(heartbeat=5.0, out_of_section=6.0, stopping=30.0)
+    story.at(1.0, READY, begin("step"))
+    story.at(2.0, Notice(stopping=True))
+    story.at(3.0, HEARTBEAT, end("step"), Notice(stopping=True), Notice(heartbeat_every=1.0))
+    assert story.dog.nearest() == 32.0
+    story.at(30.0, Notice(extend_by=10.0))
+    assert story.found(40.0) == [Silent(A, "stopping", 2.0, 38.0)]
+
+
+def test_a_worker_is_found_once_and_no_word_of_it_counts_after_that() -> None:
+    story = Story(heartbeat=5.0, out_of_section=6.0)
+    story.set(100, 300.0)
+    story.at(1.0, READY, begin("step"), begin("checkpoint"))
+    assert story.found(500.0) == [Silent(A, "heartbeat", 1.0, 5.0)]
+    story.at(501.0, HEARTBEAT, begin("step"), Notice(trigger=True), Notice(stopping=True))
+    story.set(100, 502.0)
+    assert story.dog.nearest() is None
+
+
+def test_all_that_is_due_comes_out_in_the_order_in_which_it_was() -> None:
+    story = Story(heartbeat=5.0)
+    story.at(1.0, READY)
+    story.at(2.0, READY, worker=B)
+    story.set(55, 6.5)
+    story.set(56, 9.0)
+    story.set(57, 99.0)
+    assert story.found(10.0) == [
+        Silent(A, "heartbeat", 1.0, 5.0),
+        TimerExpired(55, "s", 9, 1.0, 6.5),
+        Silent(B, "heartbeat", 2.0, 5.0),
+        TimerExpired(56, "s", 9, 1.0, 9.0),
+    ]
+    assert story.dog.nearest() == 99.0
+
+
+def test_what_has_ended_is_expected_to_say_nothing_and_its_timers_go_with_it() -> None:
+    story = Story(heartbeat=5.0, start_timeout=9.0)
+    story.at(1.0, READY, begin("step"))
+    story.set(100, 8.0)
+    story.set(777, 9.0)
+    story.dog.ended(A)
+    story.dog.ended(A)
+    assert (story.dog.nearest(), len(story.dog.timers)) == (9.0, 1)
+    story.dog.ended(B)  # the last one: whatever process had timers, it was one of these
+    assert (story.dog.nearest(), len(story.dog.timers), story.dog.told(B)) == (None, 0, None)
+    story.dog.dismiss(A)
+
+
+def test_a_number_used_again_does_not_come_with_the_timers_of_its_last_holder() -> None:
+    story = Story()
+    story.set(200, 50.0)
+    story.dog.started(Worker(0, 1), 200, 10.0)
+    assert story.dog.nearest() is None
+
+
+def test_a_rank_started_again_is_watched_anew_though_its_last_end_was_not_told() -> None:
+    story = Story(boot=30.0)
+    story.dog.started(Worker(0, 1), 100, 10.0)
+    story.at(20.0, HEARTBEAT, worker=Worker(0, 1))
+    assert story.found(50.0) == [Silent(B, "boot", 0.0, 30.0)]
+
+
+def test_news_from_an_earlier_attempt_changes_nothing() -> None:
+    story = Story(boot=30.0, heartbeat=5.0)
+    later = Worker(0, 1)
+    story.dog.started(later, 300, 100.0)
+    assert story.at(101.0, READY, HEARTBEAT, begin("step"), worker=A) == [False, False, False]
+    story.dog.ended(A)
+    story.dog.dismiss(A)
+    assert story.dog.expired(129.0) == [Silent(B, "boot", 0.0, 30.0)]
+    assert story.dog.nearest() == 130.0
+
+
+def test_while_we_did_not_run_nobody_was_late() -> None:
+    story = Story(heartbeat=5.0)
+    story.at(1.0, READY)
+    story.set(100, 8.0)
+    story.dog.put_off(300.0)
+    assert story.dog.nearest() == 306.0
+    story.at(301.0, HEARTBEAT)
+    assert story.dog.nearest() == 306.0
+    story.at(302.0, HEARTBEAT)
+    assert story.dog.nearest() == 307.0
+    story.at(306.0, HEARTBEAT)
+    assert story.dog.nearest() == 308.0  # the timer
+
+
+def test_what_a_worker_tells_is_kept_for_people() -> None:
+    story = Story()
+    story.at(3.0, Notice(status="epoch 1", progress=17, sections=((True, "step"), (True, "save"), (False, "save"))))
+    told = story.dog.told(A)
+    assert told is not None
+    assert (told.status, told.progress, told.progress_at, told.is_ready) == ("epoch 1", 17, 3.0, False)
+    assert [section.name for section in told.sections] == ["step"]
+    story.at(4.0, READY)
+    assert (told.status, told.progress, told.is_ready) == ("epoch 1", 17, True)
+
+
+@pytest.mark.parametrize("notice", [HEARTBEAT, Notice(), Notice(heartbeat=True, status="x")])
+def test_a_stranger_is_not_heard(notice: Notice) -> None:
+    story = Story(heartbeat=5.0)
+    assert story.at(1.0, notice, worker=Worker(7, 0)) == [False]
+    assert (story.dog.nearest(), story.dog.heartbeats) == (None, 0)

@@ -1,0 +1,56 @@
+"""torch's own FileTimerClient writes to our pipe."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from supervisor.core.timers import TimerRequest, Timers
+from supervisor.host.timer_pipe import TimerPipe
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(
+        importlib.util.find_spec("torch") is None,
+        reason="torch is missing; install it with: .venv/bin/python -m pip install torch==2.13.0",
+    ),
+]
+
+CLIENT = """
+import sys, torch.distributed.elastic.timer as timer
+timer.configure(timer.FileTimerClient(sys.argv[1]))
+with timer.expires(after=600, scope="named"), timer.expires(after=60):
+    with timer.expires(after=30):
+        pass
+    sys.stdout.write("inner over\\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+"""
+
+
+def test_torchs_own_client_sets_and_releases_and_its_nested_timers_are_told_apart(tmp_path: Path) -> None:
+    came: list[TimerRequest] = []
+    pipe = TimerPipe(str(tmp_path / "timers"), came.extend)
+    timers = Timers()
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIENT, pipe.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "inner over\n"
+        pipe.drain()
+        for request in came:
+            timers.take(request, 0.0)
+        assert len(timers) == 2  # with torch's own server the end of the inner timer has disarmed the outer one
+        client.communicate("\n")
+    came.clear()
+    pipe.drain()
+    for request in came:
+        timers.take(request, 0.0)
+    assert (len(timers), {request.pid for request in came}) == (0, {client.pid})
+    assert pipe.lines.refused == 0
+    pipe.close()
