@@ -22,6 +22,7 @@ from supervisor import __version__, clock, premises
 from supervisor.core import events, groups, health
 from supervisor.core.events import Event, Who, signal_name
 from supervisor.core.groups import Begun, EndRequested, Groups
+from supervisor.core.health import Snapshot
 from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, WorkerStarted
 from supervisor.errors import BUG, AddressUnavailable
 from supervisor.host import error_file, signals, systemd
@@ -54,6 +55,7 @@ from supervisor.report.log import Records, resolve_format
 from supervisor.report.progress import progress
 from supervisor.report.together import Together
 from supervisor.runtime import Runtime
+from supervisor.vigils import Vigils
 
 FAREWELL = 0.4
 """Seconds that the last records may take to be written to each console, if it is slow."""
@@ -139,12 +141,14 @@ class Daemon:
             }
             stdin = 0 if plan.as_job else None
             output = self._output = Output(*teed, inherited=inherited, stdin=stdin, on_dropped=self._output_dropped)
+            self._counts.watched = lambda: self._vigils.counts()  # noqa: PLW0108 - they are made below
             self._counts.log_bytes = output.log_bytes
             self._counts.log_dropped_bytes = output.log_dropped_bytes
             become_subreaper()
             self._containment = contain(self._orphan_reaped, [group.resources for group in plan.groups.values()])
             self._containment.adopt_children()
             self._processes = Processes(self._post, output, self._containment)
+            self._vigils = Vigils(plan, whose=self._processes.whose, who=self._who, post=self._post, tell=self._tell)
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
             self._failures = Failures(
                 plan,
@@ -164,6 +168,7 @@ class Daemon:
                     await self._supervise()
             finally:
                 self._runtime.close()
+                self._vigils.close()
                 self._processes.close()
                 self._containment.give_back()
                 output.close()
@@ -190,7 +195,7 @@ class Daemon:
 
     def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
         plan = self._plan.groups[group]
-        shared = self._shared[group] | world_environment(world)
+        shared = {**self._shared[group], **self._vigils.environment(group), **world_environment(world)}
 
         def plan_of(worker: Worker) -> WorkerPlan:
             return worker_plan(self._plan, plan, world, shared, worker.rank, attempt=worker.attempt, restarts=restarts)
@@ -281,7 +286,7 @@ class Daemon:
                 except RuntimeError:  # no thread to be had: the loop must wait, then
                     http = _load_http()
             listener = http(
-                self._runtime.snapshot,
+                self._look,
                 self._counts,
                 started_at=self._began_at,
                 about={"service": self._plan.name, "host": self._plan.node_id, "run_id": self._plan.run_id},
@@ -363,7 +368,12 @@ class Daemon:
                     self._state.started(group, worker.rank, worker.attempt, pid)
                 case WorkerExited(worker):
                     self._state.ended(group, worker.rank)
+        self._vigils.observe(group, input)
         self._runtime.post(group, input)
+
+    def _who(self, group: str, worker: Worker) -> Who:
+        rank = self._runtime.state.groups[group].rank(worker.rank)
+        return Who(group, rank, worker.rank, worker.attempt)
 
     def _on_signals(self) -> Mapping[int, Callable[[], None]]:
         callbacks: dict[int, Callable[[], None]] = {}
@@ -521,6 +531,10 @@ class Daemon:
             self._notifier.stopping(line)
         else:
             self._notifier.status(line)
+
+    def _look(self, *, workers: bool = True) -> Snapshot:
+        snapshot = self._runtime.snapshot(workers=workers)
+        return self._vigils.with_words(snapshot) if workers else snapshot
 
     def _status_line(self) -> str:
         return health.one_line(self._runtime.snapshot(workers=False))

@@ -52,9 +52,13 @@ class WatchdogRules:
 
     ``boot``: from its start to its first word. ``start_timeout``: from its start to READY=1. ``heartbeat``: between
     two WATCHDOG=1. ``out_of_section``: with no section open. ``stopping``: from STOPPING=1 to its end.
+    ``timer_file``: torch's timers are taken, from a pipe at ``timer_path`` if that is not empty. ``notify``: so are
+    words by sd_notify(3).
     """
 
     timer_file: bool = True
+    timer_path: str = ""
+    notify: bool = True
     boot: float = 0.0
     start_timeout: float = 0.0
     heartbeat: float = 0.0
@@ -187,7 +191,13 @@ class GroupPlan:
     run_dir: str = ""
     restart: RestartRules = RestartRules()
     stop: StopRules = StopRules()
+    watchdog: WatchdogRules = WatchdogRules()
     resources: Resources = Resources()
+
+    @property
+    def awaits_ready(self) -> bool:
+        """Whether a worker is ready only when it has said so, and not as soon as it has started."""
+        return self.watchdog.start_timeout > 0
 
 
 STOP_SIGNALS = (15, 2, 3)

@@ -26,6 +26,7 @@ from supervisor.plan import (
     Rung,
     StopRules,
     Streams,
+    WatchdogRules,
     World,
     group_environment,
     rank_environment,
@@ -96,6 +97,7 @@ def _group(
         master_port=group.master_port,
         restart=_restart(name, group.restart, mistakes),
         stop=StopRules(_ladder(group.stop), group.stop.scope),
+        watchdog=WatchdogRules(**dict(group.watchdog)),
         resources=_resources(name, group.resources, workers, seen, mistakes),
     )
 

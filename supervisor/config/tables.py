@@ -93,6 +93,7 @@ Seconds = Annotated[
 ]
 String = Annotated[str, AfterValidator(values.no_nul)]
 Word = Annotated[String, Field(min_length=1)]
+SectionName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Path = Annotated[str, Field(min_length=1), AfterValidator(values.path)]
 DirectoryName = Annotated[str, Field(min_length=1), AfterValidator(values.directory_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -186,6 +187,20 @@ class Stop(Table):
     scope: Reach = key(
         "tree", "Whom the signals reach: tree: all descendants, group: the process group, leader: the worker alone."
     )
+
+
+class Watchdog(Table):
+    """How long workers may be silent before they are ended and restarted; 0: for ever."""
+
+    timer_file: bool = key(True, "Take torch's expires() timers, from a named pipe that each group has for them.")
+    boot: Duration = key("0s", "From its start to its first word, whatever that is.")
+    start_timeout: Duration = key(
+        "0s", "From its start to READY=1; only then is a worker ready. 0: it is ready when it has started."
+    )
+    heartbeat: Duration = key("0s", "Between two WATCHDOG=1, the first of which may come with READY=1 or later.")
+    sections: dict[SectionName, Duration] = key({}, "The longest that a section of that name may last.")
+    out_of_section: Duration = key("0s", "The longest time with no section open, from the first word on.")
+    stopping: Duration = key("0s", "From STOPPING=1 to the worker's end.")
 
 
 class Rotate(Table):
@@ -287,6 +302,7 @@ class Group(Table):
     master_port: Port = key(0, "MASTER_PORT; 0: a free one, kept for this group.")
     restart: Restart = key({})
     stop: Stop = key({})
+    watchdog: Watchdog = key({})
     logs: Logs = key({})
     resources: Resources = key({})
 

@@ -17,8 +17,9 @@ Stage = Literal["starting", "running", "draining", "stopping", "stopped"]
 class WorkerView:
     """One worker.
 
-    ``state``: pending, starting, ready, stopping, stopped, backing_off, exited, succeeded, failed, unkillable.
+    ``state``: pending, starting, ready, silent, stopping, stopped, backing_off, exited, succeeded, failed, unkillable.
     ``since`` is when it came into that state; ``exit`` how its last process ended, in words ("" while the first runs).
+    ``status``, ``progress`` and the open ``sections`` (name, since when) are what the worker says of itself.
     """
 
     rank: int
@@ -28,6 +29,9 @@ class WorkerView:
     pid: int | None = None
     attempt: int = -1
     exit: str = ""
+    status: str = ""
+    progress: int | None = None
+    sections: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,30 @@ class WorkerStarted:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """The worker can do what it is there for: it has said READY=1."""
+
+    worker: Worker
+
+
+SilentBy = Literal["timer", "heartbeat"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSilent:
+    """The worker has not said in time what it was to say, and is to be ended with ``signal`` (its number).
+
+    ``reason``: what it was, in words. ``evidence``: where more is written about it, if it is.
+    """
+
+    worker: Worker
+    by: SilentBy
+    reason: str
+    signal: int
+    evidence: str = ""
+
+
 Fault = Literal["permanent", "transient", "abandoned"]
 
 
@@ -157,7 +181,7 @@ class TimerFired:
 
 Input = (
     StartRequested | DependencyLost | StopRequested | WorldFormed | WorldRefused | WorkerStarted | WorkerNotStarted
-    | WorkerExited | StraysFound | WorkerGone | TimerFired
+    | WorkerReady | WorkerSilent | WorkerExited | StraysFound | WorkerGone | TimerFired
 )  # fmt: skip
 
 

@@ -93,7 +93,9 @@ def _live(group: Group, slot: Slot) -> str:
         return "exited"
     if group.phase is Phase.STOPPING:
         return "stopping"
-    return "starting" if slot.pid is None else "ready"
+    if slot.silence is not None:
+        return "silent"
+    return "ready" if slot.is_ready else "starting"
 
 
 def _past(group: Group, ended: Ended) -> str:

@@ -160,6 +160,7 @@ class Processes:
         self._emptied = asyncio.Event()
         self._runs: dict[tuple[str, Worker], _Run] = {}
         self._ended: dict[Tree, _Run] = {}
+        self._by_tree: dict[Tree, _Run] = {}
         self._looking: asyncio.Handle | None = None
         self._rested_at = 0.0
         self._chased: set[Tree] = set()
@@ -227,7 +228,7 @@ class Processes:
         except BaseException:
             self._containment.close(tree)
             raise
-        self._runs[group, worker] = run
+        self._runs[group, worker] = self._by_tree[tree] = run
         attached.started(tree.leader)
         return run
 
@@ -386,12 +387,18 @@ class Processes:
             self._epoll.unregister(run.pidfd)
             del self._watched[run.pidfd]
             self._forget_pidfd(run)
-        del self._runs[run.group, run.worker]
+        del self._runs[run.group, run.worker], self._by_tree[run.tree]
         if not self._runs:
             self._emptied.set()
         self._containment.close(run.tree)
         run.attached.close()
         self._post(run.group, WorkerGone(run.worker))
+
+    def whose(self, group: str, process: Process) -> Worker | None:
+        """The worker of that group whose tree the process is in; None if it is in none."""
+        tree = self._containment.whose(process)
+        run = self._by_tree.get(tree) if tree is not None else None
+        return run.worker if run is not None and run.group == group else None
 
     def remains(self, group: str, worker: Worker) -> str:
         """What is left of a worker, in words: pid, name, state and wait channel of each process, as far as is known."""
@@ -493,6 +500,7 @@ class Processes:
         self.spawner.close()
         self._witness.close()
         self._runs.clear()
+        self._by_tree.clear()
         self._ended.clear()
         self._watched.clear()
 

@@ -28,6 +28,7 @@ from supervisor.plan import (
     Rung,
     StopRules,
     Streams,
+    WatchdogRules,
 )
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -107,6 +108,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
                 _texts(flags.duplicate_stderr_filters),
             ),
             resources=Resources(cpus=bound),
+            watchdog=_watchdog(environ),
             env={"TORCHELASTIC_SIGNALS_TO_HANDLE": flags.signals_to_handle},
             virtual_local_rank=flags.virtual_local_rank,
             master_addr=met.master_addr,
@@ -200,6 +202,15 @@ def _ranks(text: str) -> frozenset[int]:
         return frozenset(map(int, text.split(","))) if text else frozenset()
     except ValueError:
         raise ValueError(f"{text!r} is not a list of local ranks (allowed: such as 0,1,12)") from None
+
+
+def _watchdog(environ: Mapping[str, str]) -> WatchdogRules:
+    """torch's timers, where they are asked for (torch.distributed.elastic.agent.server.local_elastic_agent)."""
+    return WatchdogRules(
+        timer_file=environ.get("TORCHELASTIC_ENABLE_FILE_TIMER") == "1",
+        timer_path=environ.get("TORCHELASTIC_TIMER_FILE", ""),
+        notify=False,
+    )
 
 
 def _texts(text: str) -> tuple[str, ...]:

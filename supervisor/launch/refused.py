@@ -42,11 +42,6 @@ NOT_YET = (
         "this version writes no torchelastic events; LOGLEVEL=INFO says what happens on stderr",
     ),
     NotYet(
-        "TORCHELASTIC_ENABLE_FILE_TIMER=1",
-        lambda _, environ: environ.get("TORCHELASTIC_ENABLE_FILE_TIMER") == "1",
-        "this version reads no timers, so a hung worker would not be ended; unset it to run without",
-    ),
-    NotYet(
         "TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT",
         lambda _, environ: _positive(environ.get("TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT", "")),
         "this version does not look for workers in D state; unset it to run without",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 
 from supervisor.core.events import Event
 
@@ -46,10 +47,13 @@ class Counts:
         self.log_bytes: defaultdict[tuple[str, str], int] = defaultdict(int)  # group, stream
         self.log_dropped_bytes: defaultdict[str, int] = defaultdict(int)  # group
         self.http_requests: defaultdict[tuple[str, int], int] = defaultdict(int)  # path, code
+        self.timers_expired: defaultdict[str, int] = defaultdict(int)  # group
+        self.watched: Callable[[], Iterable[tuple[str, int, int]]] = tuple  # group, timers that are set, heartbeats
         self.events_dropped = 0
         self._restarting: dict[str, tuple[str, float]] = {}  # group -> the step it is in, and since when
         self._kinds = {
             "worker.exited": self._worker_exited,
+            "timer.expired": self._timer_expired,
             "group.restarting": self._group_restarting,
             "group.backing_off": self._group_backing_off,
             "group.starting": self._group_starting,
@@ -72,6 +76,9 @@ class Counts:
         self.worker_exits[
             group, fields.get("by", ""), "" if code is None else str(code), fields.get("signal") or ""
         ] += 1
+
+    def _timer_expired(self, group: str, _event: Event) -> None:
+        self.timers_expired[group] += 1
 
     # A restart is stop, backoff, start, ready: each event below ends one step and begins the next.
 

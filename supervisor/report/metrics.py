@@ -23,7 +23,8 @@ from supervisor.core.state import Phase
 from supervisor.report.counts import Counts, Histogram
 
 WORKER_STATES = (
-    "pending", "starting", "ready", "stopping", "stopped", "backing_off", "exited", "succeeded", "failed", "unkillable",
+    "pending", "starting", "ready", "silent", "stopping", "stopped", "backing_off", "exited", "succeeded", "failed",
+    "unkillable",
 )  # fmt: skip
 """Every ``WorkerView.state``: each is told, so that a series does not vanish when it comes to nothing."""
 
@@ -87,6 +88,18 @@ class Metrics(Collector):
             "Ends of workers, by who ended them.",
             ["group", "by", "code", "signal"],
             counts.worker_exits,
+        )
+        watched = list(counts.watched())
+        active = GaugeMetricFamily("rankd_timers_active", "torch's timers that are set.", labels=["group"])
+        for group, timers, _ in watched:
+            active.add_metric([group], timers)
+        yield active
+        yield _counter(
+            "rankd_timers_expired_total", "torch's timers that have expired.", ["group"],
+            {(group,): counts.timers_expired[group] for group, _, _ in watched},
+        )  # fmt: skip
+        yield _counter(
+            "rankd_heartbeats_total", "Heartbeats heard.", ["group"], {(group,): beats for group, _, beats in watched}
         )
         yield _histogram(
             "rankd_stop_seconds", "From the first signal until everything is gone.", ["group"], _single(counts.stop)

@@ -3,6 +3,7 @@
 Importing it costs next to nothing, and all of it does nothing in a program that nobody supervises.
 """
 
+from supervisor.worker.notify import expires, heartbeat, progress, ready, section, status, stopping
 from supervisor.worker.recording import record
 
-__all__ = ["record"]
+__all__ = ["expires", "heartbeat", "progress", "ready", "record", "section", "status", "stopping"]

@@ -27,9 +27,10 @@ ARGUMENTS: dict[str, Any] = {
     "stderr_tail": "last\nwords", "over": False, "process": "99 sleep",
     "keys": ("memory_max", "cpu_max"), "words": "was killed by SIGKILL (out of memory)",
     "error": ErrorReport("ValueError: no", "Traceback ...", 1795349042, "no note"),
+    "evidence": "/logs/trainer/run/attempt_2/evidence_1.txt", "scope": "train.py#31", "away_for": 90.0,
 }  # fmt: skip
 
-PLACES = {"ready": {"health_changed": False}}
+PLACES: dict[str, dict[str, Any]] = {"ready": {"health_changed": False}, "by": {"worker_silent": "heartbeat"}}
 """Arguments of one name and several kinds."""
 
 CONSTRUCTORS = {
@@ -51,13 +52,15 @@ def made(name: str, **given: Any) -> Event:
 @pytest.mark.parametrize("name", CONSTRUCTORS)
 def test_an_event_is_named_after_its_constructor_and_can_be_written_as_json(name: str) -> None:
     event = made(name)
-    orphans = dict.fromkeys(("orphan_reaped", "leftovers_killed"), "worker.orphan_killed")
-    assert event.name == orphans.get(name, name.replace("_", ".", 1))
+    others = dict.fromkeys(("orphan_reaped", "leftovers_killed"), "worker.orphan_killed") | {
+        "worker_silent": "worker.heartbeat_missed", "timer_reported": "timer.expired"
+    }  # fmt: skip
+    assert event.name == others.get(name, name.replace("_", ".", 1))
     assert event.at == 12.5
     assert event.message
     assert "\n" not in event.message
     assert json.loads(json.dumps(dict(event.fields), allow_nan=False)) == event.fields
-    assert event.group == ("trainer" if name.startswith(("worker", "group")) else None)
+    assert event.group == ("trainer" if name.startswith(("worker", "group", "timer")) else None)
 
 
 @pytest.mark.parametrize(

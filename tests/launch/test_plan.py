@@ -269,7 +269,6 @@ def test_several_workers_without_omp_num_threads_are_told_of_it() -> None:
         ([], {"TORCHELASTIC_HEALTH_CHECK_PORT": "http"}, "TORCHELASTIC_HEALTH_CHECK_PORT: 'http'"),
         (["--nproc-per-node=1000", "--numa-binding=exclusive"], {}, "--numa-binding: NUMA node 0 has"),
         (["--event-log-handler", "console"], {}, "--event-log-handler: "),
-        ([], {"TORCHELASTIC_ENABLE_FILE_TIMER": "1"}, "TORCHELASTIC_ENABLE_FILE_TIMER=1: .*unset"),
         ([], {"TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT": "60"}, "TORCHELASTIC_UNINTERRUPTIBLE.*: .*unset"),
     ],
 )

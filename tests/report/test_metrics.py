@@ -86,7 +86,7 @@ def test_counters_and_histograms_tell_what_was_counted_before() -> None:
 def test_every_family_is_ours_and_says_what_it_is() -> None:
     body, _ = Metrics(Standing(), Counts(), 0.0).exposition("")
     families = list(parser.text_string_to_metric_families(body.decode()))
-    assert len(families) == 15
+    assert len(families) == 18
     for family in families:
         assert family.name.startswith("rankd_")
         assert family.documentation.endswith(".")
