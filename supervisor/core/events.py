@@ -232,11 +232,16 @@ def group_stopped(at: float, group: str, attempt: int, took_for: float, why: str
     )  # fmt: skip
 
 
-def group_succeeded(at: float, group: str, attempt: int, restarts: int) -> Event:
+def group_succeeded(
+    at: float, group: str, attempt: int, restarts: int, return_values: Mapping[str, Any] | None = None,
+    return_notes: Mapping[str, str] | None = None,
+) -> Event:  # fmt: skip
+    """``return_values`` of functions by global rank, and ``return_notes`` on those that are not among them."""
+    told = {"return_values": return_values, "return_notes": return_notes}
     return Event(
         "group.succeeded", "info", at, f"group {group} has succeeded"
         + (f" after {restarts} restart{'s' if restarts != 1 else ''}" if restarts else ""), group,
-        {"attempt": attempt, "restarts": restarts},
+        {"attempt": attempt, "restarts": restarts} | {name: value for name, value in told.items() if value},
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Stage = Literal["starting", "running", "draining", "stopping", "stopped"]
 
@@ -46,7 +46,8 @@ class FailureView:
 class GroupView:
     """One group. ``next`` is what happens next, in words, and ``next_at`` when (both None: nothing is scheduled).
 
-    ``restarts_left`` is None for no limit; ``why`` says how the group came into its phase.
+    ``restarts_left`` is None for no limit; ``why`` says how the group came into its phase. ``return_values``: of
+    functions that have ended well, by global rank, and ``return_notes`` on those that are not shown.
     """
 
     name: str
@@ -67,6 +68,8 @@ class GroupView:
     round: int = 0
     last_failure: FailureView | None = None
     workers: tuple[WorkerView, ...] = ()
+    return_values: Mapping[str, Any] = field(default_factory=dict)
+    return_notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,7 @@ def file(tmp_path: Path) -> Path:
             'resources.rlimits.nofile = { soft = "unlimited" }',
             f"nofile: soft (unlimited) is above rankd's own hard limit ({HARD}): give hard as well",
         ),
-        ("watchdog = {}", "groups.trainer.watchdog: unknown key (allowed: command, args, workers, "),
+        ("watchdog = {}", "groups.trainer.watchdog: unknown key (allowed: command, function, args, kwargs, workers, "),
     ],
 )
 def test_a_wrong_key_of_a_group_is_the_only_mistake_and_in_its_line(file: Path, line: str, words: str) -> None:

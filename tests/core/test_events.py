@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, Any] = {
     "stderr_tail": "last\nwords", "over": False, "process": "99 sleep",
     "keys": ("memory_max", "cpu_max"), "words": "was killed by SIGKILL (out of memory)",
     "error": ErrorReport("ValueError: no", "Traceback ...", 1795349042, "no note"),
+    "return_values": {"4": [1.5, None]}, "return_notes": {"5": "no JSON"},
 }  # fmt: skip
 
 PLACES = {"ready": {"health_changed": False}}
@@ -115,6 +116,12 @@ def test_a_failure_has_what_the_worker_wrote_about_it_as_far_as_it_did() -> None
     fields = made("worker_failed", error=ErrorReport("ValueError: no")).fields
     assert [name for name in fields if name.startswith(("error", "traceback"))] == ["error"]
     assert "error" not in made("worker_failed", error=None).fields
+
+
+def test_a_success_has_what_functions_have_returned_where_there_were_any() -> None:
+    fields = made("group_succeeded").fields
+    assert (fields["return_values"], fields["return_notes"]) == ({"4": [1.5, None]}, {"5": "no JSON"})
+    assert made("group_succeeded", return_values={}, return_notes={}).fields == {"attempt": 2, "restarts": 2}
 
 
 def test_numbers_agree_with_their_nouns() -> None:
