@@ -1,7 +1,8 @@
 """One function as a worker, in an interpreter of its own: ``python call.py PACKAGE.MODULE:CALLABLE JSON``.
 
 The JSON is an object with ``args`` and ``kwargs``. What the function returns goes as JSON to ``$RANKD_RETURN_FILE``;
-what it raises goes to the error file, and is the end of the worker.
+what it raises goes to the error file, and is the end of the worker. ``python call.py -`` is for the library: see
+``supervisor.worker.called``.
 """
 
 from __future__ import annotations
@@ -80,4 +81,9 @@ def _say(value: Any) -> None:
 
 if __name__ == "__main__":
     mend_path()
-    main(*sys.argv[1:])
+    if sys.argv[1:] == ["-"]:
+        from supervisor.worker import called
+
+        called.main()
+    else:
+        main(*sys.argv[1:])
