@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -143,11 +143,10 @@ class Supervision:
             self._runtime.arrive(Begun())
             await self._over()
         finally:
-            starting.cancel()
-            with suppress(asyncio.CancelledError):
-                await starting
             if self._claim is not None:
                 self._claim.release()
+            starting.cancel()
+            await asyncio.wait([starting])
 
     async def _over(self) -> None:
         cancelled: asyncio.CancelledError | None = None

@@ -233,15 +233,13 @@ def group_stopped(at: float, group: str, attempt: int, took_for: float, why: str
 
 
 def group_succeeded(
-    at: float, group: str, attempt: int, restarts: int, return_values: Mapping[str, Any] | None = None,
-    return_notes: Mapping[str, str] | None = None,
-) -> Event:  # fmt: skip
-    """``return_values`` of functions by global rank, and ``return_notes`` on those that are not among them."""
-    told = {"return_values": return_values, "return_notes": return_notes}
+    at: float, group: str, attempt: int, restarts: int, returned: Mapping[str, Any] | None = None
+) -> Event:
+    """``returned``: more fields, of what functions have returned (see ``core.returned``)."""
     return Event(
         "group.succeeded", "info", at, f"group {group} has succeeded"
         + (f" after {restarts} restart{'s' if restarts != 1 else ''}" if restarts else ""), group,
-        {"attempt": attempt, "restarts": restarts} | {name: value for name, value in told.items() if value},
+        {"attempt": attempt, "restarts": restarts, **(returned or {})},
     )  # fmt: skip
 
 

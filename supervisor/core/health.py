@@ -46,8 +46,8 @@ class FailureView:
 class GroupView:
     """One group. ``next`` is what happens next, in words, and ``next_at`` when (both None: nothing is scheduled).
 
-    ``restarts_left`` is None for no limit; ``why`` says how the group came into its phase. ``return_values``: of
-    functions that have ended well, by global rank, and ``return_notes`` on those that are not shown.
+    ``restarts_left`` is None for no limit; ``why`` says how the group came into its phase. ``returned``: what its
+    functions have returned (see ``core.returned``).
     """
 
     name: str
@@ -68,8 +68,7 @@ class GroupView:
     round: int = 0
     last_failure: FailureView | None = None
     workers: tuple[WorkerView, ...] = ()
-    return_values: Mapping[str, Any] = field(default_factory=dict)
-    return_notes: Mapping[str, str] = field(default_factory=dict)
+    returned: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

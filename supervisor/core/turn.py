@@ -59,7 +59,7 @@ class Turn:
         match verdict.outcome:
             case "succeeded":
                 self.events.append(
-                    events.group_succeeded(self.now, name, group.attempt, group.history.used, *returned(group))
+                    events.group_succeeded(self.now, name, group.attempt, group.history.used, returned(group))
                 )
             case "stopped":
                 took_for = self.now - group.since if group.phase is Phase.STOPPING else 0.0

@@ -27,7 +27,6 @@ def snapshot(state: Groups, now: float, *, workers: bool = True) -> Snapshot:
 def group_view(group: Group, now: float, *, workers: bool = True) -> GroupView:
     next_words, next_at = _next(group)
     failure = group.failure
-    values, notes = returned(group) if group.plan.returns and workers else ({}, {})
     return GroupView(
         name=group.plan.name,
         phase=group.phase.value,
@@ -56,8 +55,7 @@ def group_view(group: Group, now: float, *, workers: bool = True) -> GroupView:
             signal=signal_name(failure.status.signal) if failure.status and failure.status.signal else None,
         ),
         workers=tuple(_worker_view(group, rank) for rank in range(group.plan.workers)) if workers else (),
-        return_values=values,
-        return_notes=notes,
+        returned=returned(group) if group.plan.returns and workers else {},
     )
 
 

@@ -49,8 +49,7 @@ def _group(view: GroupView, now: float) -> dict[str, Any]:
         "restarts": view.restarts,
         "restarts_left": view.restarts_left,
         "last_failure": None if view.last_failure is None else _failure(view.last_failure),
-        "return_values": view.return_values,
-        "return_notes": view.return_notes,
+        **view.returned,
         "workers": [_worker(worker) for worker in view.workers],
     }
 

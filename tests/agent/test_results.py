@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 
 from supervisor import LocalElasticAgent, LogsSpecs, RunResult, WorkerSpec, WorkerState
+from supervisor.agent.supervision import Supervision
+from supervisor.core.events import Event
+from supervisor.errors import SupervisorBug
 from tests.agent import jobs
 
 
@@ -281,3 +284,15 @@ def test_it_runs_in_a_loop_of_another_thread() -> None:
     thread.start()
     thread.join(30)
     assert found[0].return_values == {0: (0,), 1: (1,)}
+
+
+async def test_a_bug_of_ours_kills_the_workers_and_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: Supervision, event: Event) -> None:
+        if event.name == "group.started":
+            raise ZeroDivisionError("one of ours")
+
+    monkeypatch.setattr(Supervision, "_tell", broken)
+    agent = LocalElasticAgent(spec(jobs.wait))
+    with pytest.raises(SupervisorBug, match="a bug in rankd itself: ZeroDivisionError\\('one of ours'\\)"):
+        await agent.run()
+    assert agent.get_worker_group().state is WorkerState.UNKNOWN

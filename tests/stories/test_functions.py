@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from supervisor.core.messages import ExitStatus, Returned, WorkerExited
-from supervisor.core.returned import NO_ROOM, ROOM
+from supervisor.core.returned import ROOM
 from supervisor.plan import RestartRules
 from tests.stories.story import Happening, Story, exited, gone, job, running
 
@@ -29,22 +29,26 @@ def test_values_are_in_the_record_and_in_the_view_by_rank() -> None:
     for scope in (False, True):
         story = finished(Returned('{"loss":0.5}'), Returned(), Returned(note="no JSON"), None, scope=scope)
         assert story.view.succeeded
-        assert story.view.return_values == {"0": {"loss": 0.5}, "1": None}
-        assert story.view.return_notes == {"2": "no JSON"}
+        assert story.view.returned == {
+            "return_values": {"0": {"loss": 0.5}, "1": None},
+            "return_notes": {"2": "no JSON"},
+        }
 
 
-def test_what_has_no_room_is_left_out_and_said() -> None:
-    big = f'"{"x" * (ROOM - 4)}"'
-    story = finished(Returned(big), Returned('"long"'), Returned("1"))
-    assert list(story.view.return_values) == ["0", "2"]
-    assert story.view.return_notes == {"1": NO_ROOM}
+def test_what_has_no_room_is_left_out_and_counted() -> None:
+    big = f'"{"x" * (ROOM - 5)}"'
+    story = finished(Returned(big), Returned('"long"'), Returned("1"), Returned(note="no JSON"))
+    assert story.view.returned == {
+        "return_values": {"0": "x" * (ROOM - 5), "2": 1},
+        "return_values_left_out": 2,
+    }
 
 
 def test_a_command_returns_nothing() -> None:
     story = running(job(workers=1))
     story.happen(1.0, exited(0))
     story.happen(1.0, gone(0))
-    assert (story.view.return_values, story.view.return_notes) == ({}, {})
+    assert story.view.returned == {}
 
 
 def test_the_record_of_the_success_has_them() -> None:
