@@ -169,6 +169,7 @@ class GroupPlan:
     ``env`` and ``env_files`` are already merged, the files first. ``user`` and ``group`` are names or decimal ids.
     ``macros`` says what ``${NAME}`` in ``command`` stands for: a variable of the worker's environment, or nothing but
     torch's one macro, ``${local_rank}``. ``run_dir``, absolute: where this run's attempts are, if not in ``logs.dir``.
+    ``returns``: the command runs a function, whose return value is kept.
     """
 
     name: str
@@ -193,6 +194,7 @@ class GroupPlan:
     stop: StopRules = StopRules()
     watchdog: WatchdogRules = WatchdogRules()
     resources: Resources = Resources()
+    returns: bool = False
 
     @property
     def awaits_ready(self) -> bool:
@@ -301,9 +303,11 @@ NEVER_INHERITED = frozenset(
     {"STATE_DIRECTORY", "RUNTIME_DIRECTORY", "LOGS_DIRECTORY", "CACHE_DIRECTORY", "CONFIGURATION_DIRECTORY",
      "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID",
      "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES",
-     "JOURNAL_STREAM", "INVOCATION_ID", "MAINPID", "MANAGERPID", "SYSTEMD_EXEC_PID", "CREDENTIALS_DIRECTORY"}
+     "JOURNAL_STREAM", "INVOCATION_ID", "MAINPID", "MANAGERPID", "SYSTEMD_EXEC_PID", "CREDENTIALS_DIRECTORY",
+     "RANKD_RETURN_FILE"}
 )  # fmt: skip
-"""What systemd tells the daemon about the daemon (sd_notify(3), sd_listen_fds(3), systemd.exec(5))."""
+"""What systemd tells the daemon about the daemon (sd_notify(3), sd_listen_fds(3), systemd.exec(5)), and an outer rankd
+about what only the worker that it started returns."""
 
 
 CONTRACT = frozenset(
@@ -443,6 +447,8 @@ def worker_plan(
         group, world, local_rank, attempt=attempt, restarts=restarts, error_file=f"{directory}/error.json",
         visible_devices=shared.get("CUDA_VISIBLE_DEVICES"),
     )  # fmt: skip
+    if group.returns:
+        own["RANKD_RETURN_FILE"] = f"{directory}/return.json"
     env = {**shared, **own}
     for name, value in group.env.items():
         if "${" in value and name not in CONTRACT and name not in own:

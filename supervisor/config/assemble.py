@@ -11,7 +11,7 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 from supervisor import values
-from supervisor.config import defaults, files, relations
+from supervisor.config import defaults, files, programs, relations
 from supervisor.config.mistakes import Mistakes
 from supervisor.config.places import Path
 from supervisor.host import names
@@ -75,13 +75,11 @@ def _group(
     name: str, group: tables.Group, folder: str, state_dir: str, environ: Mapping[str, str], mistakes: Mistakes
 ) -> GroupPlan:
     workers = _workers(name, group, environ, mistakes)
-    if not group.command[0]:
-        mistakes.say(("groups", name, "command", 0), "must not be empty")
     env = _env(name, group, folder, mistakes)
     seen = {**(environ if group.inherit_env else {}), **env}
     return GroupPlan(
         name=name,
-        command=(*group.command, *group.args),
+        command=programs.command(name, group, seen, mistakes),
         workers=workers,
         role=group.role or name,
         logs=_logs(name, group.logs, workers, state_dir, mistakes),
@@ -99,6 +97,7 @@ def _group(
         stop=StopRules(_ladder(group.stop), group.stop.scope),
         watchdog=WatchdogRules(**dict(group.watchdog)),
         resources=_resources(name, group.resources, workers, seen, mistakes),
+        returns=group.function is not None,
     )
 
 

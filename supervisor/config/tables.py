@@ -94,6 +94,7 @@ Seconds = Annotated[
 String = Annotated[str, AfterValidator(values.no_nul)]
 Word = Annotated[String, Field(min_length=1)]
 SectionName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+Function = Annotated[str, AfterValidator(values.function), WithJsonSchema(_text(values.FUNCTION))]
 Path = Annotated[str, Field(min_length=1), AfterValidator(values.path)]
 DirectoryName = Annotated[str, Field(min_length=1), AfterValidator(values.directory_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -277,10 +278,16 @@ class Resources(Table):
 class Group(Table):
     """One group of ranked workers."""
 
-    command: Annotated[list[String], Field(min_length=1)] = Field(
-        description="The program and its arguments; no shell. ${RANK} and the rest of a worker's environment work here."
+    command: Annotated[list[String], Field(min_length=1)] | None = key(
+        None,
+        "The program and its arguments; no shell. ${RANK} and the rest of a worker's environment work here. A group "
+        "has either this or function.",
     )
-    args: list[String] = key([], "More arguments, after those of command.")
+    function: Function | None = key(
+        None, "package.module:callable, called by each worker in a Python of its own. Its return value is kept."
+    )
+    args: list[Any] = key([], "Arguments of function, any values; or more of command's, strings.")
+    kwargs: dict[str, Any] = key({}, "Arguments of function by name.")
     workers: Workers = key(1, "How many workers: a number, or one for each cpu or gpu; auto: gpu if there is one.")
     role: Word | None = key(None, "ROLE_NAME. Default: the group's name.")
     cwd: Path | None = key(

@@ -39,7 +39,7 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     turn.put(
         Slot(worker, now, slot.pid, status),
         ready=group.ready - (running and slot.is_ready),
-        ended=group.ended.put(worker.rank, Ended(worker, now, slot.pid, status, by, success, words)),
+        ended=group.ended.put(worker.rank, Ended(worker, now, slot.pid, status, by, success, words, exited.returned)),
     )
     after = f"{words} after {ran_for:.1f} s"
     if not success and by != "daemon":

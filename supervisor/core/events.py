@@ -270,11 +270,14 @@ def group_stopped(at: float, group: str, attempt: int, took_for: float, why: str
     )  # fmt: skip
 
 
-def group_succeeded(at: float, group: str, attempt: int, restarts: int) -> Event:
+def group_succeeded(
+    at: float, group: str, attempt: int, restarts: int, returned: Mapping[str, Any] | None = None
+) -> Event:
+    """``returned``: more fields, of what functions have returned (see ``core.returned``)."""
     return Event(
         "group.succeeded", "info", at, f"group {group} has succeeded"
         + (f" after {restarts} restart{'s' if restarts != 1 else ''}" if restarts else ""), group,
-        {"attempt": attempt, "restarts": restarts},
+        {"attempt": attempt, "restarts": restarts, **(returned or {})},
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Stage = Literal["starting", "running", "draining", "stopping", "stopped"]
 
@@ -50,7 +50,8 @@ class FailureView:
 class GroupView:
     """One group. ``next`` is what happens next, in words, and ``next_at`` when (both None: nothing is scheduled).
 
-    ``restarts_left`` is None for no limit; ``why`` says how the group came into its phase.
+    ``restarts_left`` is None for no limit; ``why`` says how the group came into its phase. ``returned``: what its
+    functions have returned (see ``core.returned``).
     """
 
     name: str
@@ -71,6 +72,7 @@ class GroupView:
     round: int = 0
     last_failure: FailureView | None = None
     workers: tuple[WorkerView, ...] = ()
+    returned: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

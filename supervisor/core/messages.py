@@ -38,6 +38,14 @@ class ErrorReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Returned:
+    """What a worker's function has returned, as JSON, bounded; or a ``note`` why that is not known."""
+
+    text: str = "null"
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Worker:
     """One start of one worker: the address on every message about it."""
 
@@ -145,6 +153,7 @@ class WorkerExited:
     ``oom``: proved that the kernel has killed it for want of memory. ``evidence``: what else is known, or who says so.
     ``stderr_tail``: the last lines that it wrote to stderr, where it may have failed and they can be had.
     ``unasked``: it had ended before we sent it any signal. ``error``: its error file, if it has failed so.
+    ``returned``: what its function has returned, if it was one and has ended well.
     """
 
     worker: Worker
@@ -154,6 +163,7 @@ class WorkerExited:
     stderr_tail: str = ""
     unasked: bool = False
     error: ErrorReport | None = None
+    returned: Returned | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from supervisor.core.messages import (
     Effect,
     ExitStatus,
     Input,
+    Returned,
     SilentBy,
     StartRequested,
     StopRequested,
@@ -116,6 +117,7 @@ class Ended:
     by: By
     success: bool
     words: str
+    returned: Returned | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from supervisor.core import restarts
 from supervisor.core.events import signal_name
 from supervisor.core.groups import Groups
 from supervisor.core.health import FailureView, GroupView, Snapshot, WorkerView
+from supervisor.core.returned import returned
 from supervisor.core.state import Ended, Group, Phase, Slot
 
 _QUOTED = re.compile(r"'[^']*'")
@@ -54,6 +55,7 @@ def group_view(group: Group, now: float, *, workers: bool = True) -> GroupView:
             signal=signal_name(failure.status.signal) if failure.status and failure.status.signal else None,
         ),
         workers=tuple(_worker_view(group, rank) for rank in range(group.plan.workers)) if workers else (),
+        returned=returned(group) if group.plan.returns and workers else {},
     )
 
 

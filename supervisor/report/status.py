@@ -49,6 +49,7 @@ def _group(view: GroupView, now: float) -> dict[str, Any]:
         "restarts": view.restarts,
         "restarts_left": view.restarts_left,
         "last_failure": None if view.last_failure is None else _failure(view.last_failure),
+        **view.returned,
         "workers": [_worker(worker) for worker in view.workers],
     }
 

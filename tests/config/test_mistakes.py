@@ -153,7 +153,7 @@ def file(tmp_path: Path) -> Path:
             'resources.rlimits.nofile = { soft = "unlimited" }',
             f"nofile: soft (unlimited) is above rankd's own hard limit ({HARD}): give hard as well",
         ),
-        ("zz = {}", "groups.trainer.zz: unknown key (allowed: command, args, workers, "),
+        ("zz = {}", "groups.trainer.zz: unknown key (allowed: command, function, args, kwargs, workers, "),
         ('watchdog = { heartbeat = "soon" }', "watchdog.heartbeat: "),
         ('watchdog = { sections = { "" = "3m" } }', "watchdog.sections"),
         ('watchdog = { sections = { step = "auto" } }', "watchdog.sections.step: "),

@@ -28,6 +28,7 @@ ARGUMENTS: dict[str, Any] = {
     "keys": ("memory_max", "cpu_max"), "words": "was killed by SIGKILL (out of memory)",
     "error": ErrorReport("ValueError: no", "Traceback ...", 1795349042, "no note"),
     "evidence": "/logs/trainer/run/attempt_2/evidence_1.txt", "scope": "train.py#31", "away_for": 90.0,
+    "returned": {"return_values": {"4": [1.5, None]}},
 }  # fmt: skip
 
 PLACES: dict[str, dict[str, Any]] = {"ready": {"health_changed": False}, "by": {"worker_silent": "heartbeat"}}
@@ -118,6 +119,11 @@ def test_a_failure_has_what_the_worker_wrote_about_it_as_far_as_it_did() -> None
     fields = made("worker_failed", error=ErrorReport("ValueError: no")).fields
     assert [name for name in fields if name.startswith(("error", "traceback"))] == ["error"]
     assert "error" not in made("worker_failed", error=None).fields
+
+
+def test_a_success_has_what_functions_have_returned_where_there_were_any() -> None:
+    assert made("group_succeeded").fields["return_values"] == {"4": [1.5, None]}
+    assert made("group_succeeded", returned=None).fields == {"attempt": 2, "restarts": 2}
 
 
 def test_numbers_agree_with_their_nouns() -> None:
