@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -56,6 +56,9 @@ from supervisor.report.progress import progress
 from supervisor.report.together import Together
 from supervisor.runtime import Runtime
 from supervisor.vigils import Vigils
+
+if TYPE_CHECKING:
+    from supervisor.report.torchelastic import TorchElastic
 
 FAREWELL = 0.4
 """Seconds that the last records may take to be written to each console, if it is slow."""
@@ -157,6 +160,7 @@ class Daemon:
                 show=show[self._format],
                 soon=asyncio.get_running_loop().call_soon,
             )
+            self._torchelastic = self._told_as_torch(err)
             try:
                 with (
                     self._processes.spawner.many_descriptors(),
@@ -482,6 +486,31 @@ class Daemon:
         self._counts.observe(event)
         self._records.tell(event)
         self._failures.observe(event)
+        if self._torchelastic is not None:
+            self._torchelastic.observe(event)
+
+    def _told_as_torch(self, console: Console) -> TorchElastic | None:
+        """Loaded where somebody has asked for it."""
+        plan = self._plan
+        if not (plan.torchelastic_events or plan.torchelastic_metrics):
+            return None
+        from supervisor.report.torchelastic import TorchElastic  # noqa: PLC0415
+
+        def sink(place: str) -> Callable[[bytes], object] | None:
+            return (
+                partial(console.write, urgent=True)
+                if place == "console"
+                else premises.appended(place)
+                if place
+                else None
+            )
+
+        return TorchElastic(
+            plan,
+            lambda: self._runtime.state.groups,
+            events=sink(plan.torchelastic_events),
+            metrics=sink(plan.torchelastic_metrics),
+        )
 
     def _with_remains(self, event: Event) -> Event:
         """The core knows who cannot be killed; what is left of it, and where that hangs, is seen in /proc."""

@@ -213,7 +213,8 @@ class DaemonPlan:
     ``state_dir_is_common``: nobody has named one, so that it is that of all this user's daemons. ``stop_signals``: what
     asks for a stop in order, besides a SIGHUP from a terminal that is gone. ``as_job``: somebody waits for this one
     job, as for any command. Stopped by a signal it exits with 128 + signal, that signal is the first that its workers
-    get; they read our stdin, and records go to stderr, for stdout is theirs.
+    get; they read our stdin, and records go to stderr, for stdout is theirs. ``torchelastic_events`` and ``_metrics``:
+    "console", a file, or empty for nowhere.
     """
 
     name: str
@@ -231,6 +232,8 @@ class DaemonPlan:
     state_dir_is_common: bool = False
     stop_signals: tuple[int, ...] = STOP_SIGNALS
     as_job: bool = False
+    torchelastic_events: str = ""
+    torchelastic_metrics: str = ""
 
 
 def attempts_dir(daemon: DaemonPlan, group: GroupPlan) -> str:

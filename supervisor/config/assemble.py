@@ -67,8 +67,15 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
         log_format=file.log.format,
         listen=tuple(file.health.listen),
         drain_status=file.health.drain_status,
+        torchelastic_events=_place(file.log.torchelastic_events, state_dir),
+        torchelastic_metrics=_place(file.log.torchelastic_metrics, state_dir),
         state_dir_is_common=daemon.state_dir is None and not defaults.names_state_dir(environ),
     )
+
+
+def _place(given: str, state_dir: str) -> str:
+    """Absolute, or the word for our stderr, or nothing."""
+    return given if given in ("", "console") else os.path.normpath(os.path.join(state_dir, given))
 
 
 def _group(

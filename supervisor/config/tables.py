@@ -96,6 +96,7 @@ Word = Annotated[String, Field(min_length=1)]
 SectionName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Function = Annotated[str, AfterValidator(values.function), WithJsonSchema(_text(values.FUNCTION))]
 Path = Annotated[str, Field(min_length=1), AfterValidator(values.path)]
+Place = Annotated[str, AfterValidator(values.no_nul)]
 DirectoryName = Annotated[str, Field(min_length=1), AfterValidator(values.directory_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 LocalRank = Annotated[int, Field(ge=0)]
@@ -129,6 +130,11 @@ class Log(Table):
 
     level: Literal["debug", "info", "warning", "error"] = key("info", "The least important level that is written.")
     format: Format = key("auto", "auto: journal under journald, console on a terminal, else json.")
+    torchelastic_events: Place = key(
+        "",
+        "torchelastic's own event records as well: to the console (stderr) or to a file below state_dir; empty: no.",
+    )
+    torchelastic_metrics: Place = key("", "The same for torchelastic's metrics.")
 
 
 class Health(Table):

@@ -40,6 +40,9 @@ PATIENCE = 30
 LAST_WAIT = 10.0
 """Seconds that a SIGKILL may take."""
 
+EVENT_LOG_HANDLERS = ("null", "console", "dynamic_rendezvous")
+"""torch's (torch.distributed.elastic.events.handlers); the last says nothing, like the first."""
+
 _RUN_PATH = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 _NOT_TO_BE_CAUGHT = frozenset({SIGKILL, SIGSTOP, SIGCHLD})
 _QUIET: Level = "warning"
@@ -130,6 +133,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
             listen=listen,
             stop_signals=stop_signals,
             as_job=True,
+            torchelastic_events="console" if flags.event_log_handler == "console" else "",
         )
 
     notes += _notes(flags, workers, environ)
@@ -153,6 +157,11 @@ def _impossible(flags: Namespace) -> list[str]:
         wrong.append("--no-python and --module exclude one another: a module needs Python")
     if flags.run_path and flags.start_method != "spawn":
         wrong.append(f"--start-method {flags.start_method}: a worker is a fresh interpreter (allowed: spawn)")
+    if flags.event_log_handler not in EVENT_LOG_HANDLERS:
+        wrong.append(
+            f"--event-log-handler {flags.event_log_handler}: torch has no such handler "
+            f"(allowed: {', '.join(EVENT_LOG_HANDLERS)})"
+        )
     if flags.logs_specs not in (None, "default"):
         wrong.append(
             f"--logs-specs {flags.logs_specs}: a LogsSpecs class is a part of torch, which rankd does not load "

@@ -36,12 +36,6 @@ def _positive(text: str) -> bool:
 
 NOT_YET = (
     NotYet(
-        "--event-log-handler",
-        # torch's own "dynamic_rendezvous" handler, too, is one that says nothing
-        lambda flags, _: flags.event_log_handler not in ("null", "dynamic_rendezvous"),
-        "this version writes no torchelastic events; LOGLEVEL=INFO says what happens on stderr",
-    ),
-    NotYet(
         "TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT",
         lambda _, environ: _positive(environ.get("TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT", "")),
         "this version does not look for workers in D state; unset it to run without",

@@ -268,7 +268,7 @@ def test_several_workers_without_omp_num_threads_are_told_of_it() -> None:
         ([], {"LOGLEVEL": "LOUD"}, "LOGLEVEL: 'LOUD'"),
         ([], {"TORCHELASTIC_HEALTH_CHECK_PORT": "http"}, "TORCHELASTIC_HEALTH_CHECK_PORT: 'http'"),
         (["--nproc-per-node=1000", "--numa-binding=exclusive"], {}, "--numa-binding: NUMA node 0 has"),
-        (["--event-log-handler", "console"], {}, "--event-log-handler: "),
+        (["--event-log-handler", "kafka"], {}, "--event-log-handler kafka: .*console"),
         ([], {"TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT": "60"}, "TORCHELASTIC_UNINTERRUPTIBLE.*: .*unset"),
     ],
 )

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,3 +191,49 @@ def test_the_signal_that_stops_the_job_reaches_the_workers(tmp_path: Path) -> No
                 if job.poll() is None:
                     os.kill(job.pid, signal.SIGTERM)
     assert codes == [1, 128 + signal.SIGUSR1, 1]
+
+
+# ---- torchelastic's own event records
+
+
+def plain(record: Any) -> Any:
+    """A record without what is chosen for each run, and without torch's tuples of one."""
+    metadata = dict(record["metadata"])
+    details = {
+        key: value[0] if isinstance(value, list) else value for key, value in json.loads(metadata["metadata"]).items()
+    }
+    if metadata["state"] != "FAILED":  # of failures alone does torch know these two
+        pid, code = details.pop("worker_pid", None), details.pop("exit_code", None)
+        assert pid is None or (str(pid) == metadata["worker_id"] and code in (0, None))
+    for key in ("worker_id", "hostname", "total_run_time", "duration_ms", "rdzv_backend", "raw_error", "metadata"):
+        assert key in metadata
+        del metadata[key]
+    return record["name"], record["source"], metadata, details
+
+
+def records(command: tuple[str, ...], folder: Path, words: list[str]) -> list[Any]:
+    folder.mkdir()
+    (folder / "job.py").write_text(JOB)
+    done = launch(folder, *words, command=command, timeout=PATIENCE)
+    return [json.loads(line) for line in done.stderr.splitlines() if line.startswith('{"name"')]
+
+
+def test_event_records_are_torchs_with_real_timestamps_and_none_missing(tmp_path: Path) -> None:
+    words = [*LOGS, "--nproc-per-node=2", "--event-log-handler=console", "job.py"]
+    theirs = records(TORCHRUN, tmp_path / "torchrun", words)
+    ours = records(COMMAND, tmp_path / "rankd", words)
+    by_name = lambda one: (one[0], one[1], str(one[2]))  # noqa: E731
+    assert sorted(map(plain, ours), key=by_name) == sorted(map(plain, theirs), key=by_name)
+    assert {frozenset(one) for one in ours} == {frozenset(one) for one in theirs}
+    assert {one["timestamp"] for one in theirs} == {0}
+    now = time.time() * 1000
+    assert all(isinstance(one["timestamp"], int) and now - 120_000 < one["timestamp"] <= now for one in ours)
+
+
+def test_a_failure_that_led_to_a_restart_has_an_event_which_torch_leaves_out(tmp_path: Path) -> None:
+    words = [*LOGS, "--nproc-per-node=2", "--max-restarts=1", "--event-log-handler=console", "job.py", "recover"]
+    failed = {}
+    for name, command in (("torchrun", TORCHRUN), ("rankd", COMMAND)):
+        told = [plain(record) for record in records(command, tmp_path / name, words)]
+        failed[name] = [(event, details["exit_code"]) for event, _, _, details in told if event.endswith("FAILED")]
+    assert failed == {"torchrun": [], "rankd": [("torchelastic.worker.status.FAILED", 3)]}
