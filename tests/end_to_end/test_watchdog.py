@@ -175,3 +175,26 @@ def test_a_launch_takes_torchs_timers_where_they_are_asked_for(tmp_path: Path) -
     assert (done.returncode, done.stdout) == (0, f"timers at {path} and None\n")
     assert "did not release the timer 'step'" in done.stderr
     assert not path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run a worker as somebody else")
+def test_a_worker_of_another_user_is_heard_as_well(rankd: Start, tmp_path: Path) -> None:
+    for directory in (tmp_path, *tmp_path.parents[:-2]):
+        if directory.owner() == "root" and directory.stat().st_mode & 0o005 != 0o005:
+            directory.chmod(0o755)
+    script = (
+        "import json, os, socket, time\n"
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+        "s.connect(os.environ['NOTIFY_SOCKET'])\n"
+        "s.send(b'READY=1\\nSTATUS=somebody else')\n"
+        "with open(os.environ['TORCHELASTIC_TIMER_FILE'], 'w') as pipe:\n"
+        "    pipe.write(json.dumps(dict(version=1, pid=os.getpid(), scope_id='x', expiration_time=time.time() + 600,"
+        " signal=9)) + chr(10))\n"
+        "time.sleep(1000)\n"
+    )
+    daemon = rankd(
+        group("job", ["/usr/bin/python3", "-c", script], user="nobody", cwd="/", watchdog={"start_timeout": "10s"})
+    )
+    daemon.wait_for("group.ready")
+    until(lambda: 'rankd_timers_active{group="job"} 1.0' in daemon.http("/metrics").text, "its timer")
+    assert daemon.stop() == 0
