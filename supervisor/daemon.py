@@ -48,6 +48,7 @@ from supervisor.plan import (
     world_environment,
 )
 from supervisor.report import listen
+from supervisor.report.agent import AgentListener
 from supervisor.report.counts import Counts
 from supervisor.report.log import Records, resolve_format
 from supervisor.report.progress import progress
@@ -79,9 +80,10 @@ def run(plan: DaemonPlan) -> int:
             raise AddressUnavailable(f"health listener: {passed.reason}")
         # Bound before any worker starts, so that a taken address is refused in time; opened when HTTP is loaded.
         listeners = listen.adopt(sock for _, sock in passed) if passed else listen.bind(plan.listen)
-        for listener in listeners:
+        agents = listen.bind([plan.agent_check] if plan.agent_check else [])
+        for listener in [*listeners, *agents]:
             stack.callback(listener.close)
-        daemon = Daemon(plan, listeners, inherited, keeps_state=keeps_state)
+        daemon = Daemon(plan, listeners, agents, inherited, keeps_state=keeps_state)
         systemd.forget(os.environ)
         return anyio.run(daemon.main, backend="asyncio")
 
@@ -93,6 +95,7 @@ class Daemon:
         self,
         plan: DaemonPlan,
         listeners: Sequence[listen.BoundListener],
+        agents: Sequence[listen.BoundListener] = (),
         inherited: Sequence[Event] = (),
         *,
         keeps_state: bool = True,
@@ -100,6 +103,7 @@ class Daemon:
         """``inherited``: what there is to tell of an earlier daemon. ``keeps_state``: ``state.json`` is ours."""
         self._plan = plan
         self._listeners = listeners
+        self._agents = agents
         self._inherited = inherited
         self._keeps_state = keeps_state
         self._began_at = clock.now()
@@ -257,7 +261,7 @@ class Daemon:
         """Answer probes until the end. HTTP is loaded in a thread, once the first workers have been started: it takes
         longer to import than the daemon to come up, and the loop stays free meanwhile."""
         await self._processes.idle.wait()
-        addresses: list[str] = []
+        agent = AgentListener(self._runtime.snapshot)
         if self._listeners:
             with self._processes.spawner.beside_threads():
                 try:
@@ -274,15 +278,17 @@ class Daemon:
         gc.collect()
         gc.freeze()  # what is here now stays: no later collection need look at it
         try:
-            if self._listeners:
-                addresses = await listener.start(self._listeners)
-                self._tell(events.health_listening(clock.now(), tuple(addresses)))
+            agents = await agent.start(self._agents)
+            addresses = await listener.start(self._listeners) if self._listeners else []
+            if addresses or agents:
+                self._tell(events.health_listening(clock.now(), tuple(addresses), tuple(agents)))
             self._come_up()
             await systemd.settle(self._notifier)
             await anyio.sleep_forever()
         finally:
-            if self._listeners:
-                with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True):
+                await agent.stop()
+                if self._listeners:
                     await listener.stop()
 
     def _come_up(self) -> None:

@@ -145,6 +145,7 @@ class GroupPlan:
     """One worker group as configured.
 
     ``env`` and ``env_files`` are already merged, the files first. ``user`` and ``group`` are names or decimal ids.
+    ``ready_after`` and ``unready_after``: seconds that it has to be ready, or not, before others are told so.
     """
 
     name: str
@@ -160,6 +161,8 @@ class GroupPlan:
     inherit_env: bool = True
     depends_on: Mapping[str, Condition] = field(default_factory=dict)
     required: bool = True
+    ready_after: float = 0.0
+    unready_after: float = 0.0
     virtual_local_rank: bool = False
     master_port: int = 0
     restart: RestartRules = RestartRules()
@@ -169,7 +172,7 @@ class GroupPlan:
 
 @dataclass(frozen=True, slots=True)
 class DaemonPlan:
-    """The whole configuration. Directories are absolute; ``drain_delay`` in seconds.
+    """The whole configuration. Directories are absolute; ``drain_delay`` in seconds. ``agent_check`` empty: none.
 
     ``state_dir_is_common``: nobody has named one, so that it is that of all this user's daemons.
     """
@@ -186,6 +189,7 @@ class DaemonPlan:
     log_format: Format = "auto"
     listen: tuple[str, ...] = ("127.0.0.1:8080",)
     drain_status: int = 503
+    agent_check: str = ""
     state_dir_is_common: bool = False
 
 

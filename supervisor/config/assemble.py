@@ -50,7 +50,7 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
             return folder
 
     state_dir = directory("state_dir", daemon.state_dir, defaults.state_dir)
-    _check_listeners(file.health.listen, mistakes)
+    _check_listeners(file.health, mistakes)
     relations.check(file.groups, mistakes)
     return DaemonPlan(
         name=daemon.name,
@@ -65,6 +65,7 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
         log_format=file.log.format,
         listen=tuple(file.health.listen),
         drain_status=file.health.drain_status,
+        agent_check=file.health.agent_check or "",
         state_dir_is_common=daemon.state_dir is None and not defaults.names_state_dir(environ),
     )
 
@@ -91,6 +92,8 @@ def _group(
         inherit_env=group.inherit_env,
         depends_on=group.depends_on,
         required=group.required,
+        ready_after=group.ready_after,
+        unready_after=group.unready_after,
         virtual_local_rank=group.virtual_local_rank,
         master_port=group.master_port,
         restart=_restart(name, group.restart, mistakes),
@@ -322,7 +325,10 @@ def _of_account(user: str | None) -> dict[str, str]:
     }
 
 
-def _check_listeners(listen: list[str], mistakes: Mistakes) -> None:
-    for number, address in enumerate(listen):
-        if address in listen[:number] and not address.endswith(":0"):
+def _check_listeners(health: tables.Health, mistakes: Mistakes) -> None:
+    for number, address in enumerate(health.listen):
+        if address in health.listen[:number] and not address.endswith(":0"):
             mistakes.say(("health", "listen", number), f"{values.shown(address)} is listed twice")
+    agent = health.agent_check
+    if agent and agent in health.listen and not agent.endswith(":0"):
+        mistakes.say(("health", "agent_check"), f"{values.shown(agent)} is in listen, and HTTP is another protocol")

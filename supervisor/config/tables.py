@@ -139,6 +139,9 @@ class Health(Table):
     drain_status: Annotated[int, Field(ge=400, le=599)] = key(
         503, "HTTP status of /readyz while draining; 404 for HAProxy's disable-on-404."
     )
+    agent_check: Listen | None = key(
+        None, "An address of its own for HAProxy's agent-check: up with a weight, drain or down. Default: none."
+    )
 
 
 class Backoff(Table):
@@ -283,6 +286,10 @@ class Group(Table):
         {}, "Groups that must be started, ready or succeeded before this one starts."
     )
     required: bool = key(True, "Whether the group counts for /readyz and for the exit code.")
+    ready_after: Duration = key("0s", "Ready for so long before /readyz says so.")
+    unready_after: Duration = key(
+        "0s", "Running and not ready for so long before /readyz says so; a restart of the group shows at once."
+    )
     virtual_local_rank: bool = key(False, "Each worker sees one GPU and LOCAL_RANK 0.")
     master_port: Port = key(0, "MASTER_PORT; 0: a free one, kept for this group.")
     restart: Restart = key({})

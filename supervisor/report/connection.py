@@ -16,6 +16,8 @@ from typing import Any
 
 from aiohttp import web
 
+from supervisor.report.wire import say_no_more
+
 TEXT = "text/plain; charset=utf-8"
 
 FAREWELL = 1.0
@@ -225,8 +227,7 @@ class Connection(web.RequestHandler):
             f"HTTP/1.1 {status:d} {status.phrase}\r\nServer: rankd\r\nConnection: close\r\nCache-Control: no-store\r\n"
             f"Content-Type: {TEXT}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
         )
-        if self._wire.can_write_eof():
-            self._wire.write_eof()
+        say_no_more(self._wire)
         self._disallow()
         self._allow(FAREWELL)
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from aiohttp import web
 
 from supervisor.core import health
-from supervisor.core.health import Answer, GroupView, Snapshot
+from supervisor.core.health import LEAVING, Answer, GroupView, Snapshot
 from supervisor.report.connection import FAREWELL, TEXT, USUAL, Connection, Connections, Limits, respond, text
 from supervisor.report.counts import Counts
 from supervisor.report.listen import BACKLOG, BoundListener
-from supervisor.report.metrics import Look, Metrics
+from supervisor.report.look import Look
+from supervisor.report.metrics import Metrics
 from supervisor.report.status import health_document, status
 
 HEALTH = "application/health+json"
@@ -25,9 +26,6 @@ ALLOWED = "GET, HEAD, OPTIONS"
 GROUP_PREFIX = "/readyz/"
 RETRY_AFTER = "5"
 """Seconds after which a client of a draining daemon may look again: by then it sees the successor, or nobody."""
-
-LEAVING = frozenset({"draining", "stopping", "stopped"})
-"""The daemon's stages in which clients should go elsewhere."""
 
 Page = Callable[[web.BaseRequest, Snapshot], web.Response]
 
@@ -100,7 +98,7 @@ class HealthListener:
     # ---- answers
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        label, page = self._find(request.path)
+        label, page = self._find(request)
         code = 500
         try:
             response = self._respond(request, page)
@@ -116,8 +114,11 @@ class HealthListener:
         elif request.method in {"GET", "HEAD"}:
             response = page(request, snapshot)
         else:
-            options = request.method == "OPTIONS"
-            response = respond(204, b"", TEXT) if options else text(405, f"only {ALLOWED}")
+            # OPTIONS asks what GET would: it is what HAProxy's "option httpchk" sends unless told otherwise, and a
+            # 204 at all times would keep a daemon in service that is not ready.
+            response = page(request, snapshot) if request.method == "OPTIONS" else text(405, f"only {ALLOWED}")
+            if response.status == 200:
+                response = respond(204, b"", TEXT)
             response.headers["Allow"] = ALLOWED
         if snapshot.stage in LEAVING:
             response.headers["Connection"] = "close"
@@ -129,8 +130,11 @@ class HealthListener:
     def _refused(self, status: int) -> None:
         self._counts.http_requests["other", status] += 1
 
-    def _find(self, path: str) -> tuple[str, Page | None]:
+    def _find(self, request: web.BaseRequest) -> tuple[str, Page | None]:
         """The page, and what it is called in metrics: a client cannot make up new names there."""
+        path = request.path
+        if request.method == "OPTIONS" and path in {"/", "*"}:
+            path = "/readyz"  # of the server as a whole: whether it is ready
         page = self._pages.get(path)
         if page is not None:
             return path, page
@@ -139,7 +143,7 @@ class HealthListener:
         return "other", None
 
     def _livez(self, request: web.BaseRequest, snapshot: Snapshot) -> web.Response:
-        return self._health(request, snapshot, health.live(), ())
+        return self._health(request, snapshot, health.live(snapshot), ())
 
     def _startupz(self, request: web.BaseRequest, snapshot: Snapshot) -> web.Response:
         return self._health(request, snapshot, health.started(snapshot), tuple(snapshot.groups.values()))

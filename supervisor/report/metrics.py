@@ -10,7 +10,7 @@ import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -21,17 +21,12 @@ from supervisor import __version__
 from supervisor.core.health import Snapshot
 from supervisor.core.state import Phase
 from supervisor.report.counts import Counts, Histogram
+from supervisor.report.look import Look
 
 WORKER_STATES = (
     "pending", "starting", "ready", "stopping", "stopped", "backing_off", "exited", "succeeded", "failed", "unkillable",
 )  # fmt: skip
 """Every ``WorkerView.state``: each is told, so that a series does not vanish when it comes to nothing."""
-
-
-class Look(Protocol):
-    """How everything stands at this instant; without ``workers`` the rows of single workers are left out."""
-
-    def __call__(self, *, workers: bool = True) -> Snapshot: ...
 
 
 class Metrics(Collector):
