@@ -37,6 +37,7 @@ from supervisor.host.process import Processes, seal_inherited_fds
 from supervisor.host.sinks import Dropped
 from supervisor.host.state import StateFile, this_daemon
 from supervisor.host.terminal import Terminal
+from supervisor.host.turns import Turns
 from supervisor.plan import (
     DaemonPlan,
     Reach,
@@ -83,9 +84,11 @@ def run(plan: DaemonPlan) -> int:
         agents = listen.bind([plan.agent_check] if plan.agent_check else [])
         for listener in [*listeners, *agents]:
             stack.callback(listener.close)
-        daemon = Daemon(plan, listeners, agents, inherited, keeps_state=keeps_state)
+        turns = Turns()
+        daemon = Daemon(plan, turns, listeners, agents, inherited, keeps_state=keeps_state)
         systemd.forget(os.environ)
-        return anyio.run(daemon.main, backend="asyncio")
+        loops = {"loop_factory": partial(asyncio.SelectorEventLoop, turns)}
+        return anyio.run(daemon.main, backend="asyncio", backend_options=loops)
 
 
 class Daemon:
@@ -94,6 +97,7 @@ class Daemon:
     def __init__(
         self,
         plan: DaemonPlan,
+        turns: Turns,
         listeners: Sequence[listen.BoundListener],
         agents: Sequence[listen.BoundListener] = (),
         inherited: Sequence[Event] = (),
@@ -102,6 +106,7 @@ class Daemon:
     ) -> None:
         """``inherited``: what there is to tell of an earlier daemon. ``keeps_state``: ``state.json`` is ours."""
         self._plan = plan
+        self._turns = turns
         self._listeners = listeners
         self._agents = agents
         self._inherited = inherited
@@ -131,6 +136,7 @@ class Daemon:
                 colour=_wants_colour(1),
             )
             self._counts = Counts()
+            self._turns.heard = self._counts.loop_lag.observe
             self._ending = anyio.Event()
             teed = {"console": (out, err), "json": (err, err), "journal": (None, None)}[self._format]
             inherited = (1, 2) if self._format == "console" else (2, 2)  # stdout is for records alone
@@ -332,6 +338,8 @@ class Daemon:
                 case WorkerExited(worker):
                     self._state.ended(group, worker.rank)
         self._runtime.post(group, input)
+        if isinstance(input, WorkerExited):
+            self._counts.detection[group].observe(clock.now() - self._turns.pending_since)
 
     def _on_signals(self) -> Mapping[int, Callable[[], None]]:
         callbacks: dict[int, Callable[[], None]] = {
