@@ -53,6 +53,7 @@ from supervisor.report.agent import AgentListener
 from supervisor.report.counts import Counts
 from supervisor.report.log import Records, resolve_format
 from supervisor.report.progress import progress
+from supervisor.report.ring import Ring
 from supervisor.report.together import Together
 from supervisor.runtime import Runtime
 
@@ -135,6 +136,7 @@ class Daemon:
                 format=self._format,
                 colour=_wants_colour(1),
             )
+            self._ring = Ring(self._records.line)
             self._counts = Counts()
             self._turns.heard = self._counts.loop_lag.observe
             self._ending = anyio.Event()
@@ -280,6 +282,7 @@ class Daemon:
                 started_at=self._began_at,
                 about={"service": self._plan.name, "host": self._plan.node_id, "run_id": self._plan.run_id},
                 drain_status=self._plan.drain_status,
+                ring=self._ring,
             )
         gc.collect()
         gc.freeze()  # what is here now stays: no later collection need look at it
@@ -438,7 +441,8 @@ class Daemon:
         if event.name == "worker.unkillable":
             event = self._with_remains(event)
         self._counts.observe(event)
-        self._records.tell(event)
+        if told := self._records.tell(event):
+            self._ring.add(*told)
 
     def _with_remains(self, event: Event) -> Event:
         """The core knows who cannot be killed; what is left of it, and where that hangs, is seen in /proc."""

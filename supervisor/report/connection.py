@@ -90,7 +90,7 @@ class Connections:
 class Connection(web.RequestHandler):
     """One client."""
 
-    __slots__ = ("_among", "_deadline", "_deaf", "_head", "_limits", "_unanswered", "_wire")
+    __slots__ = ("_among", "_deadline", "_deaf", "_head", "_limits", "_lost", "_unanswered", "_wire")
 
     def __init__(self, server: web.Server, among: Connections) -> None:
         limits = among.limits
@@ -113,6 +113,7 @@ class Connection(web.RequestHandler):
         self._head = 0  # bytes of a head that is not complete yet
         self._unanswered = 0  # requests that are complete
         self._deaf = False  # nothing that still comes is of interest
+        self._lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -125,6 +126,13 @@ class Connection(web.RequestHandler):
         self._disallow()
         self._among.closed(self)
         super().connection_lost(exc)
+        if self._lost is not None:
+            self._lost()
+
+    def endure(self, lost: Callable[[], None]) -> None:
+        """The answer under way has no end, so that no time is set for it; ``lost`` is called when the client goes."""
+        self._disallow()
+        self._lost = lost
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:

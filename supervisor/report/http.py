@@ -19,11 +19,14 @@ from supervisor.report.counts import Counts
 from supervisor.report.listen import BACKLOG, BoundListener
 from supervisor.report.look import Look
 from supervisor.report.metrics import Metrics
+from supervisor.report.ring import Ring
 from supervisor.report.status import health_document, status
+from supervisor.report.stream import EVENT_STREAM, Streams
 
 HEALTH = "application/health+json"
 ALLOWED = "GET, HEAD, OPTIONS"
 GROUP_PREFIX = "/readyz/"
+EVENTS = "/events"
 RETRY_AFTER = "5"
 """Seconds after which a client of a draining daemon may look again: by then it sees the successor, or nobody."""
 
@@ -40,16 +43,21 @@ class HealthListener:
         *,
         started_at: float,
         about: Mapping[str, str],
+        ring: Ring,
         drain_status: int = 503,
         limits: Limits = USUAL,
     ) -> None:
-        """``look`` is asked once a request; ``about`` (service, host, run_id) heads ``/status``."""
+        """``look`` is asked once a request; ``about`` (service, host, run_id) heads ``/status``.
+
+        ``ring`` has the records for ``/events``.
+        """
         self._look = look
         self._counts = counts
         self._about = about
         self._drain_status = drain_status
         self._connections = Connections(limits, self._refused)
         self._metrics = Metrics(look, counts, started_at)
+        self._streams = Streams(ring)
         self._pages: dict[str, Page] = {
             "/livez": self._livez,
             "/startupz": self._startupz,
@@ -57,6 +65,7 @@ class HealthListener:
             "/healthz": self._readyz,
             "/status": self._status,
             "/metrics": self._scrape,
+            EVENTS: self._events,
         }
         self._web: web.Server | None = None
         self._servers: list[asyncio.Server] = []
@@ -88,6 +97,7 @@ class HealthListener:
         self._servers.clear()
         for listener in self._listeners:
             listener.close()
+        self._streams.end()
         if self._web is not None:
             self._web.pre_shutdown()
             await self._web.shutdown(FAREWELL)
@@ -103,9 +113,11 @@ class HealthListener:
         try:
             response = self._respond(request, page)
             code = response.status
-            return response
         finally:
             self._counts.http_requests[label, code] += 1
+        if label == EVENTS and request.method == "GET" and code == 200:
+            return await self._streams.serve(request)
+        return response
 
     def _respond(self, request: web.BaseRequest, page: Page | None) -> web.Response:
         snapshot = self._look(workers=page == self._status)
@@ -182,6 +194,10 @@ class HealthListener:
     def _scrape(self, request: web.BaseRequest, _snapshot: Snapshot) -> web.Response:
         body, content_type = self._metrics.exposition(request.headers.get("Accept", ""))
         return respond(200, body, content_type)
+
+    def _events(self, _request: web.BaseRequest, _snapshot: Snapshot) -> web.Response:
+        """Whether a stream can be had; what is in it comes later."""
+        return text(503, "too many listen already") if self._streams.full else respond(200, b"", EVENT_STREAM)
 
 
 # Not in ASCII: lone surrogates would pass as escapes that strict parsers refuse, where ``respond`` replaces them.

@@ -10,6 +10,7 @@ import pytest
 from supervisor.report.counts import Counts
 from supervisor.report.http import HealthListener
 from supervisor.report.listen import adopt
+from supervisor.report.ring import Ring
 from tests.report.conftest import Serve
 from tests.report.views import FAILED_ONCE, Standing, group
 
@@ -279,4 +280,4 @@ async def test_stop_closes_idle_connections_and_refuses_new_ones(serve: Serve) -
 
 
 async def test_a_listener_that_never_started_can_be_stopped() -> None:
-    await HealthListener(Standing(), Counts(), started_at=0.0, about={}).stop()
+    await HealthListener(Standing(), Counts(), started_at=0.0, about={}, ring=Ring(lambda *_: b"")).stop()
