@@ -10,10 +10,10 @@ import random
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -29,6 +29,7 @@ from supervisor.host.cgroup import limits_without
 from supervisor.host.console import Console
 from supervisor.host.containment import become_subreaper
 from supervisor.host.guardian import Guardian, is_needed
+from supervisor.host.hook import run_command
 from supervisor.host.leaves import contain
 from supervisor.host.output import Output
 from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
@@ -39,7 +40,9 @@ from supervisor.host.state import StateFile, this_daemon
 from supervisor.host.terminal import Terminal
 from supervisor.host.turns import Turns
 from supervisor.plan import (
+    NEVER_INHERITED,
     DaemonPlan,
+    HookPlan,
     Reach,
     WorkerPlan,
     World,
@@ -51,6 +54,7 @@ from supervisor.plan import (
 from supervisor.report import listen
 from supervisor.report.agent import AgentListener
 from supervisor.report.counts import Counts
+from supervisor.report.hooks import Hooks
 from supervisor.report.log import Records, resolve_format
 from supervisor.report.progress import progress
 from supervisor.report.ring import Ring
@@ -64,6 +68,11 @@ FAREWELL = 0.4
 
 ONE_REQUEST = 1.0
 """Seconds within which several signals are one request to stop."""
+
+LAST_HOOKS = 10.0
+"""Seconds that hooks have at the end for what is still to be delivered; ``FAREWELL`` if somebody asked for the end."""
+
+Loaded = TypeVar("Loaded")
 
 LAST_WAIT = 5.0
 """Seconds that killed workers may take to be gone when a bug ends us."""
@@ -138,6 +147,7 @@ class Daemon:
             )
             self._ring = Ring(self._records.line)
             self._counts = Counts()
+            self._hooks = Hooks(plan.hooks, self._records.line, self._deliver, self._tell, self._counts.hooks)
             self._turns.heard = self._counts.loop_lag.observe
             self._ending = anyio.Event()
             teed = {"console": (out, err), "json": (err, err), "journal": (None, None)}[self._format]
@@ -236,7 +246,11 @@ class Daemon:
                 )
             runtime.arrive(Begun())
             tasks.start_soon(self._serve_health)
+            if self._plan.hooks:
+                tasks.start_soon(self._run_hooks)
             await runtime.over.wait()
+            if runtime.bug is None:
+                await self._hooks.finish(LAST_HOOKS if self._stop_heard_at is None else FAREWELL)
             self._come_up()  # a job may be over before it was; systemd calls it failed if it never hears READY
             self._ending.set()
             self._notifier.stopping(self._status_line())
@@ -271,11 +285,7 @@ class Daemon:
         await self._processes.idle.wait()
         agent = AgentListener(self._runtime.snapshot)
         if self._listeners:
-            with self._processes.spawner.beside_threads():
-                try:
-                    http = await anyio.to_thread.run_sync(_load_http)
-                except RuntimeError:  # no thread to be had: the loop must wait, then
-                    http = _load_http()
+            http = await self._load(_load_http)
             listener = http(
                 self._runtime.snapshot,
                 self._counts,
@@ -299,6 +309,28 @@ class Daemon:
                 await agent.stop()
                 if self._listeners:
                     await listener.stop()
+
+    async def _load(self, load: Callable[[], Loaded]) -> Loaded:
+        """Import in a thread what takes long: the loop stays free meanwhile."""
+        with self._processes.spawner.beside_threads():
+            try:
+                return await anyio.to_thread.run_sync(load)
+            except RuntimeError:  # no thread to be had: the loop must wait, then
+                return load()
+
+    async def _run_hooks(self) -> None:
+        """Deliver what hooks want, once the first workers have been started."""
+        await self._processes.idle.wait()
+        if any(hook.url for hook in self._plan.hooks.values()):
+            self._post_record = await self._load(_load_webhook)
+        await self._hooks.run()
+
+    async def _deliver(self, hook: HookPlan, record: bytes, event: Event) -> tuple[str, bool]:
+        if hook.url:
+            return await self._post_record(hook.url, record, hook.headers, hook.timeout)
+        env = {name: value for name, value in os.environ.items() if name not in NEVER_INHERITED}
+        env |= {"RANKD_EVENT": event.name, "RANKD_GROUP": event.group or "", "RANKD_RUN_ID": self._plan.run_id}
+        return await run_command(hook.command, record, env, hook.timeout, self._containment.leave_alone), True
 
     def _come_up(self) -> None:
         """Say once that the daemon is up, unless it is on its way down already."""
@@ -443,6 +475,7 @@ class Daemon:
         self._counts.observe(event)
         if told := self._records.tell(event):
             self._ring.add(*told)
+            self._hooks.hear(*told, event)
 
     def _with_remains(self, event: Event) -> Event:
         """The core knows who cannot be killed; what is left of it, and where that hangs, is seen in /proc."""
@@ -508,6 +541,12 @@ def _load_http() -> type:
     from supervisor.report.http import HealthListener  # noqa: PLC0415 - what takes long is loaded late: see caller
 
     return HealthListener
+
+
+def _load_webhook() -> Callable[[str, bytes, Mapping[str, str], float], Awaitable[tuple[str, bool]]]:
+    from supervisor.report.webhook import post  # noqa: PLC0415 - likewise
+
+    return post
 
 
 def _open_standard_streams() -> None:

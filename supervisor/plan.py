@@ -171,6 +171,26 @@ class GroupPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class HookPlan:
+    """Who is handed which records: either ``command`` or ``url`` is set.
+
+    ``events`` are names, or patterns such as ``group.*``; no ``groups``: of all. ``timeout`` is for each try; before
+    the first of ``retries`` further ones ``backoff`` seconds pass, then twice as many each time. ``queue``: how many
+    records may wait.
+    """
+
+    events: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    url: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout: float = 10.0
+    retries: int = 3
+    backoff: float = 1.0
+    queue: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonPlan:
     """The whole configuration. Directories are absolute; ``drain_delay`` in seconds. ``agent_check`` empty: none.
 
@@ -190,6 +210,7 @@ class DaemonPlan:
     listen: tuple[str, ...] = ("127.0.0.1:8080",)
     drain_status: int = 503
     agent_check: str = ""
+    hooks: Mapping[str, HookPlan] = field(default_factory=dict)
     state_dir_is_common: bool = False
 
 

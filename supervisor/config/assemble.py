@@ -18,6 +18,7 @@ from supervisor.plan import (
     Backoff,
     DaemonPlan,
     GroupPlan,
+    HookPlan,
     LogRules,
     Resources,
     RestartRules,
@@ -65,6 +66,7 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
         log_format=file.log.format,
         listen=tuple(file.health.listen),
         drain_status=file.health.drain_status,
+        hooks={name: _hook(name, hook, file.groups, mistakes) for name, hook in file.hooks.items()},
         agent_check=file.health.agent_check or "",
         state_dir_is_common=daemon.state_dir is None and not defaults.names_state_dir(environ),
     )
@@ -323,6 +325,30 @@ def _of_account(user: str | None) -> dict[str, str]:
         "LOGNAME": account.pw_name,
         "SHELL": account.pw_shell or "/bin/sh",
     }
+
+
+def _hook(name: str, hook: tables.Hook, groups: Mapping[str, tables.Group], mistakes: Mistakes) -> HookPlan:
+    misread = mistakes.about("hooks", name, "url") or mistakes.about("hooks", name, "command")
+    if not misread and bool(hook.command) == (hook.url is not None):
+        mistakes.say(("hooks", name), "needs either command or url" + (", not both" if hook.command else ""))
+    if hook.headers and hook.url is None:
+        mistakes.say(("hooks", name, "headers"), "is for url; a command gets none")
+    if not hook.timeout:
+        mistakes.say(("hooks", name, "timeout"), "must be more than 0")
+    for number, group in enumerate(hook.groups):
+        if group not in groups:
+            mistakes.say(("hooks", name, "groups", number), f"there is no group {values.shown(group)}")
+    return HookPlan(
+        events=tuple(hook.events),
+        groups=tuple(hook.groups),
+        command=tuple(hook.command),
+        url=hook.url or "",
+        headers=hook.headers,
+        timeout=hook.timeout,
+        retries=hook.retries,
+        backoff=hook.backoff,
+        queue=hook.queue,
+    )
 
 
 def _check_listeners(health: tables.Health, mistakes: Mistakes) -> None:

@@ -73,6 +73,7 @@ class Counts:
         self.timers_expired: defaultdict[str, int] = defaultdict(int)  # group
         self.rendezvous: defaultdict[str, Histogram] = defaultdict(_periods)  # group
         self.watched: Mapping[str, Watched] = {}  # group
+        self.hooks: defaultdict[tuple[str, str], int] = defaultdict(int)  # hook, outcome
         self.events_dropped = 0
         self._restarting: dict[str, tuple[str, float]] = {}  # group -> the step it is in, and since when
         self._kinds = {

@@ -140,6 +140,12 @@ class Metrics(Collector):
             {(path, str(code)): number for (path, code), number in counts.http_requests.items()},
         )
         yield _counter(
+            "rankd_hook_records_total",
+            "Records for hooks: delivered, failed after all tries, or dropped because too many waited.",
+            ["hook", "outcome"],
+            counts.hooks,
+        )
+        yield _counter(
             "rankd_events_dropped_total", "Events that could not be told.", [], {(): counts.events_dropped}
         )  # fmt: skip
 

@@ -124,7 +124,7 @@ def test_expired_timers_and_formed_rendezvous_are_counted_from_their_events() ->
 def test_every_family_is_ours_and_says_what_it_is() -> None:
     body, _ = Metrics(Standing(), Counts(), 0.0).exposition("")
     families = list(parser.text_string_to_metric_families(body.decode()))
-    assert len(families) == 22
+    assert len(families) == 23
     for family in families:
         assert family.name.startswith("rankd_")
         assert family.documentation.endswith(".")
