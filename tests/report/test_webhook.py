@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -17,9 +17,12 @@ class Server:
     def __init__(self, answer: bytes | None) -> None:
         self.heard = b""
         self.url = ""
+        self.done = asyncio.Event()
+        self.done.set()
         self._answer = answer
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.done.clear()
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
         self.heard = head + await reader.readexactly(length)
@@ -28,6 +31,9 @@ class Server:
         else:
             writer.write(self._answer)
         writer.close()
+        with suppress(ConnectionError):  # the client was done before us
+            await writer.wait_closed()
+        self.done.set()
 
 
 @asynccontextmanager
@@ -37,6 +43,7 @@ async def server(answer: bytes | None) -> AsyncIterator[Server]:
     async with listening:
         serving.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/hook"
         yield serving
+        await serving.done.wait()
 
 
 def status(code: int, *more: str) -> bytes:
