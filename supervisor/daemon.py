@@ -10,10 +10,10 @@ import random
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -30,6 +30,7 @@ from supervisor.host.cgroup import limits_without
 from supervisor.host.console import Console
 from supervisor.host.containment import become_subreaper
 from supervisor.host.guardian import Guardian, is_needed
+from supervisor.host.hook import run_command
 from supervisor.host.leaves import contain
 from supervisor.host.output import Output
 from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
@@ -38,8 +39,11 @@ from supervisor.host.process import Processes, seal_inherited_fds
 from supervisor.host.sinks import Dropped
 from supervisor.host.state import StateFile, this_daemon
 from supervisor.host.terminal import Terminal
+from supervisor.host.turns import Turns
 from supervisor.plan import (
+    NEVER_INHERITED,
     DaemonPlan,
+    HookPlan,
     Reach,
     WorkerPlan,
     World,
@@ -49,10 +53,13 @@ from supervisor.plan import (
     world_environment,
 )
 from supervisor.report import listen
+from supervisor.report.agent import AgentListener
 from supervisor.report.counts import Counts
 from supervisor.report.failures import Failures
+from supervisor.report.hooks import Hooks
 from supervisor.report.log import Records, resolve_format
 from supervisor.report.progress import progress
+from supervisor.report.ring import Ring
 from supervisor.report.together import Together
 from supervisor.runtime import Runtime
 from supervisor.vigils import Vigils
@@ -65,6 +72,11 @@ FAREWELL = 0.4
 
 ONE_REQUEST = 1.0
 """Seconds within which several signals are one request to stop."""
+
+LAST_HOOKS = 10.0
+"""Seconds that hooks have at the end for what is still to be delivered; ``FAREWELL`` if somebody asked for the end."""
+
+Loaded = TypeVar("Loaded")
 
 LAST_WAIT = 5.0
 """Seconds that killed workers may take to be gone when a bug ends us."""
@@ -83,11 +95,14 @@ def run(plan: DaemonPlan) -> int:
             raise AddressUnavailable(f"health listener: {passed.reason}")
         # Bound before any worker starts, so that a taken address is refused in time; opened when HTTP is loaded.
         listeners = listen.adopt(sock for _, sock in passed) if passed else listen.bind(plan.listen)
-        for listener in listeners:
+        agents = listen.bind([plan.agent_check] if plan.agent_check else [])
+        for listener in [*listeners, *agents]:
             stack.callback(listener.close)
-        daemon = Daemon(plan, listeners, inherited, keeps_state=keeps_state)
+        turns = Turns()
+        daemon = Daemon(plan, turns, listeners, agents, inherited, keeps_state=keeps_state)
         systemd.forget(os.environ)
-        return anyio.run(daemon.main, backend="asyncio")
+        loops = {"loop_factory": partial(asyncio.SelectorEventLoop, turns)}
+        return anyio.run(daemon.main, backend="asyncio", backend_options=loops)
 
 
 class Daemon:
@@ -96,14 +111,18 @@ class Daemon:
     def __init__(
         self,
         plan: DaemonPlan,
+        turns: Turns,
         listeners: Sequence[listen.BoundListener],
+        agents: Sequence[listen.BoundListener] = (),
         inherited: Sequence[Event] = (),
         *,
         keeps_state: bool = True,
     ) -> None:
         """``inherited``: what there is to tell of an earlier daemon. ``keeps_state``: ``state.json`` is ours."""
         self._plan = plan
+        self._turns = turns
         self._listeners = listeners
+        self._agents = agents
         self._inherited = inherited
         self._keeps_state = keeps_state
         self._began_at = clock.now()
@@ -132,7 +151,10 @@ class Daemon:
                 format=self._format,
                 colour=_wants_colour(self._told_to),
             )
+            self._ring = Ring(self._records.line)
             self._counts = Counts()
+            self._hooks = Hooks(plan.hooks, self._records.line, self._deliver, self._tell, self._counts.hooks)
+            self._turns.heard = self._counts.loop_lag.observe
             self._ending = anyio.Event()
             teed = {"console": (out, err), "json": (err, err), "journal": (None, None)}[self._format]
             inherited = (1, 2) if self._format == "console" else (2, 2)  # stdout is for records alone
@@ -144,7 +166,6 @@ class Daemon:
             }
             stdin = 0 if plan.as_job else None
             output = self._output = Output(*teed, inherited=inherited, stdin=stdin, on_dropped=self._output_dropped)
-            self._counts.watched = lambda: self._vigils.counts()  # noqa: PLW0108 - they are made below
             self._counts.log_bytes = output.log_bytes
             self._counts.log_dropped_bytes = output.log_dropped_bytes
             become_subreaper()
@@ -152,6 +173,7 @@ class Daemon:
             self._containment.adopt_children()
             self._processes = Processes(self._post, output, self._containment)
             self._vigils = Vigils(plan, whose=self._processes.whose, who=self._who, post=self._post, tell=self._tell)
+            self._counts.watched = self._vigils.by_group
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
             self._failures = Failures(
                 plan,
@@ -249,7 +271,11 @@ class Daemon:
                 )
             runtime.arrive(Begun())
             tasks.start_soon(self._serve_health)
+            if self._plan.hooks:
+                tasks.start_soon(self._run_hooks)
             await runtime.over.wait()
+            if runtime.bug is None:
+                await self._hooks.finish(LAST_HOOKS if self._stop_heard_at is None else FAREWELL)
             self._come_up()  # a job may be over before it was; systemd calls it failed if it never hears READY
             self._ending.set()
             self._notifier.stopping(self._status_line())
@@ -282,33 +308,54 @@ class Daemon:
         """Answer probes until the end. HTTP is loaded in a thread, once the first workers have been started: it takes
         longer to import than the daemon to come up, and the loop stays free meanwhile."""
         await self._processes.idle.wait()
-        addresses: list[str] = []
+        agent = AgentListener(self._runtime.snapshot)
         if self._listeners:
-            with self._processes.spawner.beside_threads():
-                try:
-                    http = await anyio.to_thread.run_sync(_load_http)
-                except RuntimeError:  # no thread to be had: the loop must wait, then
-                    http = _load_http()
+            http = await self._load(_load_http)
             listener = http(
                 self._look,
                 self._counts,
                 started_at=self._began_at,
                 about={"service": self._plan.name, "host": self._plan.node_id, "run_id": self._plan.run_id},
                 drain_status=self._plan.drain_status,
+                ring=self._ring,
             )
         gc.collect()
         gc.freeze()  # what is here now stays: no later collection need look at it
         try:
-            if self._listeners:
-                addresses = await listener.start(self._listeners)
-                self._tell(events.health_listening(clock.now(), tuple(addresses)))
+            agents = await agent.start(self._agents)
+            addresses = await listener.start(self._listeners) if self._listeners else []
+            if addresses or agents:
+                self._tell(events.health_listening(clock.now(), tuple(addresses), tuple(agents)))
             self._come_up()
             await systemd.settle(self._notifier)
             await anyio.sleep_forever()
         finally:
-            if self._listeners:
-                with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True):
+                await agent.stop()
+                if self._listeners:
                     await listener.stop()
+
+    async def _load(self, load: Callable[[], Loaded]) -> Loaded:
+        """Import in a thread what takes long: the loop stays free meanwhile."""
+        with self._processes.spawner.beside_threads():
+            try:
+                return await anyio.to_thread.run_sync(load)
+            except RuntimeError:  # no thread to be had: the loop must wait, then
+                return load()
+
+    async def _run_hooks(self) -> None:
+        """Deliver what hooks want, once the first workers have been started."""
+        await self._processes.idle.wait()
+        if any(hook.url for hook in self._plan.hooks.values()):
+            self._post_record = await self._load(_load_webhook)
+        await self._hooks.run()
+
+    async def _deliver(self, hook: HookPlan, record: bytes, event: Event) -> tuple[str, bool]:
+        if hook.url:
+            return await self._post_record(hook.url, record, hook.headers, hook.timeout)
+        env = {name: value for name, value in os.environ.items() if name not in NEVER_INHERITED}
+        env |= {"RANKD_EVENT": event.name, "RANKD_GROUP": event.group or "", "RANKD_RUN_ID": self._plan.run_id}
+        return await run_command(hook.command, record, env, hook.timeout, self._containment.leave_alone), True
 
     def _come_up(self) -> None:
         """Say once that the daemon is up, unless it is on its way down already."""
@@ -374,6 +421,8 @@ class Daemon:
                     self._state.ended(group, worker.rank)
         self._vigils.observe(group, input)
         self._runtime.post(group, input)
+        if isinstance(input, WorkerExited):
+            self._counts.detection[group].observe(clock.now() - self._turns.pending_since)
 
     def _who(self, group: str, worker: Worker) -> Who:
         rank = self._runtime.state.groups[group].rank(worker.rank)
@@ -484,7 +533,9 @@ class Daemon:
         if event.name == "worker.unkillable":
             event = self._with_remains(event)
         self._counts.observe(event)
-        self._records.tell(event)
+        if told := self._records.tell(event):
+            self._ring.add(*told)
+            self._hooks.hear(*told, event)
         self._failures.observe(event)
         if self._torchelastic is not None:
             self._torchelastic.observe(event)
@@ -497,13 +548,9 @@ class Daemon:
         from supervisor.report.torchelastic import TorchElastic  # noqa: PLC0415
 
         def sink(place: str) -> Callable[[bytes], object] | None:
-            return (
-                partial(console.write, urgent=True)
-                if place == "console"
-                else premises.appended(place)
-                if place
-                else None
-            )
+            if place == "console":
+                return partial(console.write, urgent=True)
+            return premises.appended(place) if place else None
 
         return TorchElastic(
             plan,
@@ -580,6 +627,12 @@ def _load_http() -> type:
     from supervisor.report.http import HealthListener  # noqa: PLC0415 - what takes long is loaded late: see caller
 
     return HealthListener
+
+
+def _load_webhook() -> Callable[[str, bytes, Mapping[str, str], float], Awaitable[tuple[str, bool]]]:
+    from supervisor.report.webhook import post  # noqa: PLC0415 - likewise
+
+    return post
 
 
 def _open_standard_streams() -> None:

@@ -169,7 +169,8 @@ class GroupPlan:
     ``env`` and ``env_files`` are already merged, the files first. ``user`` and ``group`` are names or decimal ids.
     ``macros`` says what ``${NAME}`` in ``command`` stands for: a variable of the worker's environment, or nothing but
     torch's one macro, ``${local_rank}``. ``run_dir``, absolute: where this run's attempts are, if not in ``logs.dir``.
-    ``returns``: the command runs a function, whose return value is kept.
+    ``returns``: the command runs a function, whose return value is kept. ``ready_after`` and ``unready_after``: seconds
+    that the group has to be ready, or not, before others are told so.
     """
 
     name: str
@@ -185,6 +186,8 @@ class GroupPlan:
     inherit_env: bool = True
     depends_on: Mapping[str, Condition] = field(default_factory=dict)
     required: bool = True
+    ready_after: float = 0.0
+    unready_after: float = 0.0
     virtual_local_rank: bool = False
     master_addr: str = "127.0.0.1"
     master_port: int = 0
@@ -207,8 +210,28 @@ STOP_SIGNALS = (15, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
+class HookPlan:
+    """Who is handed which records: either ``command`` or ``url`` is set.
+
+    ``events`` are names, or patterns such as ``group.*``; no ``groups``: of all. ``timeout`` is for each try; before
+    the first of ``retries`` further ones ``backoff`` seconds pass, then twice as many each time. ``queue``: how many
+    records may wait.
+    """
+
+    events: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    url: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout: float = 10.0
+    retries: int = 3
+    backoff: float = 1.0
+    queue: int = 100
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonPlan:
-    """The whole configuration. Directories are absolute; ``drain_delay`` in seconds.
+    """The whole configuration. Directories are absolute; ``drain_delay`` in seconds. ``agent_check`` empty: none.
 
     ``state_dir_is_common``: nobody has named one, so that it is that of all this user's daemons. ``stop_signals``: what
     asks for a stop in order, besides a SIGHUP from a terminal that is gone. ``as_job``: somebody waits for this one
@@ -229,6 +252,8 @@ class DaemonPlan:
     log_format: Format = "auto"
     listen: tuple[str, ...] = ("127.0.0.1:8080",)
     drain_status: int = 503
+    agent_check: str = ""
+    hooks: Mapping[str, HookPlan] = field(default_factory=dict)
     state_dir_is_common: bool = False
     stop_signals: tuple[int, ...] = STOP_SIGNALS
     as_job: bool = False

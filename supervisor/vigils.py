@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -87,10 +87,10 @@ class Vigils:
         }
         return replace(snapshot, groups={**snapshot.groups, **groups}) if groups else snapshot
 
-    def counts(self) -> Iterator[tuple[str, int, int]]:
-        """Each group with its timers that are set, and the heartbeats heard so far."""
-        for name, vigil in self._vigils.items():
-            yield name, vigil.timers, vigil.heartbeats
+    @property
+    def by_group(self) -> Mapping[str, Vigil]:
+        """Of each group that has any."""
+        return self._vigils
 
     def close(self) -> None:
         """Watch nobody, and leave no door behind. Idempotent."""

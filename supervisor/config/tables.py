@@ -6,6 +6,7 @@ mistake can be told at once.
 """
 # Annotations are real objects here: pydantic would have to evaluate strings at every start.
 
+import re
 from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
@@ -78,6 +79,27 @@ Listen = Annotated[
 ]
 
 
+def _url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#]+[^\s]*", text):
+        raise ValueError(f"{values.shown(text)} is not a URL (write https://host/path)")
+    return text
+
+
+Url = Annotated[str, AfterValidator(_url), WithJsonSchema(_text(r"https?://.+"))]
+SUBJECTS = "daemon|health|control|group|worker|timer|rendezvous|exit_barrier"
+EVENT_PATTERN = rf"\*|({SUBJECTS})\.(\*|[a-z_]+)"
+
+
+def _event_pattern(text: str) -> str:
+    if not re.fullmatch(EVENT_PATTERN, text):
+        subjects = SUBJECTS.replace("|", ", ")
+        raise ValueError(f"{values.shown(text)} is no record's name (allowed: *, SUBJECT.* and names of {subjects})")
+    return text
+
+
+EventPattern = Annotated[str, AfterValidator(_event_pattern), WithJsonSchema(_text(EVENT_PATTERN))]
+
+
 def _limit(text: str) -> dict[str, Any]:
     amount = [{"type": "integer", "minimum": 0}, _text(f"unlimited{text}")]
     both = {"soft": {"anyOf": amount}, "hard": {"anyOf": amount}}
@@ -146,6 +168,9 @@ class Health(Table):
     )
     drain_status: Annotated[int, Field(ge=400, le=599)] = key(
         503, "HTTP status of /readyz while draining; 404 for HAProxy's disable-on-404."
+    )
+    agent_check: Listen | None = key(
+        None, "An address of its own for HAProxy's agent-check: up with a weight, drain or down. Default: none."
     )
 
 
@@ -311,6 +336,10 @@ class Group(Table):
         {}, "Groups that must be started, ready or succeeded before this one starts."
     )
     required: bool = key(True, "Whether the group counts for /readyz and for the exit code.")
+    ready_after: Duration = key("0s", "Ready for so long before /readyz says so.")
+    unready_after: Duration = key(
+        "0s", "Running and not ready for so long before /readyz says so; a restart of the group shows at once."
+    )
     virtual_local_rank: bool = key(False, "Each worker sees one GPU and LOCAL_RANK 0.")
     master_port: Port = key(0, "MASTER_PORT; 0: a free one, kept for this group.")
     restart: Restart = key({})
@@ -320,10 +349,29 @@ class Group(Table):
     resources: Resources = key({})
 
 
+class Hook(Table):
+    """Records that are handed to a command or a webhook."""
+
+    events: Annotated[list[EventPattern], Field(min_length=1)] = key(
+        ["group.failed", "group.gave_up"], 'Which records: their names, or "group.*" for all that begin so; "*": all.'
+    )
+    groups: list[Word] = key([], "Only of these groups; empty: of all, and of the daemon itself.")
+    command: list[Word] = key([], "A program and its arguments; no shell. It gets the record as JSON on stdin.")
+    url: Url | None = key(None, "Where the record is sent with POST, as JSON. Either this or command.")
+    headers: dict[str, String] = key({}, "More headers of the POST, such as Authorization.")
+    timeout: Duration = key("10s", "What a try may take.")
+    retries: Annotated[int, Field(ge=0, le=100)] = key(3, "How many more tries there are after one that has failed.")
+    backoff: Duration = key("1s", "The pause before the first of them; each further one is twice as long, up to 60s.")
+    queue: Annotated[int, Field(ge=1, le=10_000)] = key(
+        100, "So many records may wait; what comes then is not delivered, and counted."
+    )
+
+
 class File(Table):
     """Configuration of rankd."""
 
     daemon: Daemon = key({})
     log: Log = key({})
     health: Health = key({})
+    hooks: dict[str, Hook] = key({}, "Who is handed records as they are told, by name.")
     groups: dict[str, Group] = key({}, "The groups of workers, by name.")

@@ -345,10 +345,19 @@ def daemon_stopped(at: float, exit_code: int, up_for: float, why: str) -> Event:
     )  # fmt: skip
 
 
-def health_listening(at: float, addresses: tuple[str, ...]) -> Event:
-    return Event(
-        "health.listening", "info", at, f"health on {', '.join(addresses)}", None, {"addresses": list(addresses)}
-    )
+HOOK_FAILED = "daemon.hook_failed"
+
+
+def daemon_hook_failed(at: float, hook: str, why: str) -> Event:
+    """A record has not been delivered to a hook, for good."""
+    return Event(HOOK_FAILED, "warning", at, f"hook {hook}: {why}", None, {"hook": hook, "reason": why})
+
+
+def health_listening(at: float, addresses: tuple[str, ...], agents: tuple[str, ...] = ()) -> Event:
+    """``agents``: where HAProxy's agent-check is answered."""
+    fields = {"addresses": list(addresses)} | ({"agent_check": list(agents)} if agents else {})
+    words = [*addresses, *(f"{agent} (agent-check)" for agent in agents)]
+    return Event("health.listening", "info", at, f"health on {', '.join(words)}", None, fields)
 
 
 def health_changed(at: float, ready: bool, reasons: tuple[str, ...]) -> Event:

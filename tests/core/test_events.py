@@ -25,6 +25,7 @@ ARGUMENTS: dict[str, Any] = {
     "groups": ("trainer",), "containment": "sessions", "for_": 5.0, "up_for": 60.0, "addresses": ("127.0.0.1:8080",),
     "reasons": ("group a is starting",), "stream": "stdout", "lost": 512, "into": "stdout.log",
     "stderr_tail": "last\nwords", "over": False, "process": "99 sleep",
+    "hook": "page", "agents": ("127.0.0.1:8081",),
     "keys": ("memory_max", "cpu_max"), "words": "was killed by SIGKILL (out of memory)",
     "error": ErrorReport("ValueError: no", "Traceback ...", 1795349042, "no note"),
     "evidence": "/logs/trainer/run/attempt_2/evidence_1.txt", "scope": "train.py#31", "away_for": 90.0,
