@@ -9,7 +9,9 @@ What the hosts share:
 
 Any host may open the next round or close the last. One host at a time, the leader, plans the seats and forms the round.
 Everything is written under the condition that the round, and for the leader the leadership, is still what it was when
-this was decided: so what was meant for one round cannot land in the next, and two leaders cannot both form one.
+this was decided: so what was meant for one round cannot land in the next, and two leaders cannot both form one. A
+leader decides only on what it has read since it became one and since it last wrote: nobody else plans seats, so then it
+knows them all.
 
 A host's workers run in a round from the moment it reads a formed round and its own seat in it until the host says
 itself free for a later one. It is not given another seat before that.
@@ -282,6 +284,13 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class SayFree:
+    """Write ``free_from`` into the host's record: it had a seat in a round that was over before its workers ran."""
+
+    free_from: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The job is over."""
 
@@ -309,7 +318,7 @@ class Myself:
 
 def attend(
     round: Round | None, seat: Seat | None, me: Myself, rules: Rules, now: float
-) -> Start | Stop | Finish | GiveUp | Wait:
+) -> Start | Stop | SayFree | Finish | GiveUp | Wait:
     """A host's next action. ``seat`` is its own, read no earlier than ``round``.
 
     A host beyond the largest number waits for a place, without an end, for as long as a round is formed without it.
@@ -317,13 +326,16 @@ def attend(
     if round is not None and round.phase == "closed":
         assert round.verdict is not None, "a closed round has a verdict"
         return Finish(round.verdict) if not me.running else Stop(round.why)
+    mine = seat if seat is not None and seat.life == me.host.life else None
+    if round is not None and mine is not None and not me.running and me.host.free_from <= mine.round < round.number:
+        return SayFree(mine.round + 1)
     if round is not None and round.phase == "formed":
-        seated = seat is not None and seat.life == me.host.life and seat.round == round.number
+        seated = mine is not None and mine.round == round.number
         if me.running:
             return Wait() if seated and me.running == round.number else Stop(f"round {round.number} is formed")
-        if seat is None or not seated or me.host.free_from > round.number:
+        if mine is None or not seated or me.host.free_from > round.number:
             return Wait()
-        return Start(_world(round, seat, me.host))
+        return Start(_world(round, mine, me.host))
     if me.running:
         return Stop(round.why if round is not None else "the store knows of no round any more")
     over_at = me.waiting_since + rules.join_for

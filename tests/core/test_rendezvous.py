@@ -16,6 +16,7 @@ from supervisor.core.rendezvous import (
     Myself,
     Round,
     Rules,
+    SayFree,
     Seat,
     Start,
     Stop,
@@ -255,6 +256,16 @@ def test_a_host_stops_the_workers_of_a_round_that_is_over() -> None:
     assert attend(world.round, world.seats["b"], Myself(B, running=1), RULES, 0.0) == Stop("round 2 is formed")
     assert attend(OPEN, None, Myself(B, running=1), RULES, 0.0) == Stop("the first host is here")
     assert attend(None, None, Myself(B, running=1), RULES, 0.0) == Stop("the store knows of no round any more")
+
+
+def test_a_host_that_missed_a_round_says_that_it_is_free_again() -> None:
+    """Else nobody could know that it does not run the workers of its old seat."""
+    world = formed(A, B)
+    again = Round(2, "open", "host a has left")
+    assert attend(again, world.seats["b"], Myself(B), RULES, 0.0) == SayFree(2)
+    assert attend(replace(again, phase="formed"), world.seats["b"], Myself(B), RULES, 0.0) == SayFree(2)
+    assert attend(again, world.seats["b"], Myself(replace(B, free_from=2)), RULES, 0.0) == Wait(600.0)
+    assert attend(again, replace(world.seats["b"], round=2), Myself(B), RULES, 0.0) == Wait(600.0)
 
 
 def test_a_host_gives_up_when_no_world_comes_in_time() -> None:
