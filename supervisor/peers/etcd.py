@@ -119,6 +119,10 @@ class EtcdStore:
         body = {"key": _b64(prefix or "\0"), "range_end": _b64(_end_of(prefix)), "serializable": False}
         return await self._call("kv/range", body, _found)
 
+    async def get(self, key: str) -> Entry | None:
+        found = await self._call("kv/range", {"key": _b64(key)}, _found)
+        return found.entries[0] if found.entries else None
+
     async def transact(
         self, conditions: Sequence[Unchanged], operations: Sequence[Put | Delete]
     ) -> Committed | Conflict:

@@ -48,6 +48,9 @@ class Ledger:
             tuple(self._entries[key] for key in sorted(self._entries) if key.startswith(prefix)), self.revision
         )
 
+    def get(self, key: str) -> Entry | None:
+        return self._entries.get(key)
+
     def transact(self, conditions: Sequence[Unchanged], operations: Sequence[Put | Delete]) -> Committed | Conflict:
         if len({operation.key for operation in operations}) < len(operations):
             raise StoreRefused("a transaction may write a key only once")
@@ -123,6 +126,9 @@ class MemoryStore:
 
     async def range(self, prefix: str) -> Found:
         return self._ledger.range(prefix)
+
+    async def get(self, key: str) -> Entry | None:
+        return self._ledger.get(key)
 
     async def transact(
         self, conditions: Sequence[Unchanged], operations: Sequence[Put | Delete]

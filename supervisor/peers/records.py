@@ -129,8 +129,9 @@ def _document(value: bytes) -> dict[str, Any]:
         raise Unreadable("it is not JSON") from None
     if not isinstance(data, dict):
         raise Unreadable("it is not a JSON object")
-    if data.get("v") != VERSION:
-        raise Unreadable(f"it has version {str(data.get('v'))[:20]}, not {VERSION}")
+    version = data.get("v")
+    if type(version) is not int or version != VERSION:
+        raise Unreadable(f"it has version {str(version)[:20]}, not {VERSION}")
     return data
 
 

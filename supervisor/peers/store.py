@@ -124,6 +124,9 @@ class Store(Protocol):
     async def range(self, prefix: str) -> Found:
         """All entries whose keys begin with ``prefix``, as they are now (linearizable)."""
 
+    async def get(self, key: str) -> Entry | None:
+        """The entry of just this key, as it is now (linearizable)."""
+
     async def transact(
         self, conditions: Sequence[Unchanged], operations: Sequence[Put | Delete]
     ) -> Committed | Conflict:

@@ -197,6 +197,15 @@ def test_a_seat_planned_by_a_leader_who_is_gone_is_taken_back() -> None:
     assert [seat.host for seat in action.seats] == ["a", "b", "c"]
 
 
+def test_a_planned_seat_is_taken_back_from_who_has_to_make_room() -> None:
+    """Else it would count once the round is formed."""
+    seats = (*formed(A, B, C).seats.values(), Seat("d", "1", 2, 0, 0, 0, 2))
+    back = [replace(one, free_from=2) for one in (A, B, C)]
+    action = form(table(Round(2, "open", "host c was late"), *back, D, seats=seats))
+    assert [seat.host for seat in action.seats] == ["a", "b", "c"]
+    assert action.unseat == ("d",)
+
+
 def test_a_finished_host_may_leave_and_the_last_one_closes_the_job() -> None:
     world = formed(A, B)
     done = {name: replace(seat, succeeded=True) for name, seat in world.seats.items()}

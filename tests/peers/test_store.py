@@ -52,6 +52,13 @@ async def test_a_range_is_sorted_by_key_and_holds_the_prefix_alone(either: Eithe
     assert (await either.store.range(prefix + "none")).entries == ()
 
 
+async def test_a_key_is_got_by_itself(either: Either, prefix: str) -> None:
+    revision = await put(either.store, prefix + "host-1", b"1")
+    await put(either.store, prefix + "host-10", b"10")
+    assert await either.store.get(prefix + "host-1") == Entry(prefix + "host-1", b"1", revision, revision)
+    assert await either.store.get(prefix + "host-") is None
+
+
 async def test_any_byte_and_no_byte_is_a_value(either: Either, prefix: str) -> None:
     await put(either.store, prefix + "all", bytes(range(256)))
     await put(either.store, prefix + "none", b"")
