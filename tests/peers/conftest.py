@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 
@@ -9,7 +10,7 @@ import pytest
 
 from supervisor.peers.etcd import EtcdStore
 from supervisor.peers.memory import MemoryStore
-from tests.peers.etcd import INSTALLED, Etcd, ask, needs_etcd, ready
+from tests.peers.etcd import INSTALLED, Etcd, ask, needs_etcd
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,6 +19,7 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
     server = Etcd(tmp_path_factory.mktemp("etcd"))
     if INSTALLED:
         server.start()
+        asyncio.run(server.answers())
     yield server
     server.stop()
 
@@ -53,6 +55,5 @@ async def either(request: pytest.FixtureRequest, etcd: Etcd) -> AsyncIterator[Me
         await memory.store.close()
         return
     store = EtcdStore(etcd.endpoints, chance=random.Random(1))
-    await ready(store)
     yield Real(store, etcd.endpoints[0])
     await store.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -68,6 +69,14 @@ class Etcd:
 
     def start_member(self, member: Member) -> None:
         member.start(self._cluster)
+
+    async def answers(self) -> None:
+        """Returns once the cluster does."""
+        store = EtcdStore(self.endpoints, chance=random.Random(1))
+        try:
+            await ready(store)
+        finally:
+            await store.close()
 
     def stop(self) -> None:
         for member in self.members:

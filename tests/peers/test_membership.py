@@ -289,10 +289,10 @@ async def test_something_else_in_the_place_of_the_round_ends_the_membership(eith
             await one["a"].task
 
 
-async def test_a_round_costs_a_write_for_each_host_and_three_more(either: Either) -> None:
+async def test_a_round_costs_a_write_for_each_host_and_three_more() -> None:
     """A leader, an open round, and all seats with the formed round: no host writes because another has arrived."""
     names = [f"host-{number:02}" for number in range(20)]
-    async with job(either, "many", 20, 20) as one:
+    async with job(Memory(), "many", 20, 20) as one:
         before = (await one.store.range(one.keys.all)).revision
         one.arrive(*names)
         await one.world_of(*names)
