@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from argparse import Namespace
@@ -11,6 +12,7 @@ from string import Template
 from typing import Literal, NamedTuple, TypeVar
 
 from supervisor import values
+from supervisor.host.topology import bind_workers
 from supervisor.launch import refused
 from supervisor.launch.devices import count_workers
 from supervisor.launch.places import Places, keeps_logs
@@ -21,6 +23,7 @@ from supervisor.plan import (
     DaemonPlan,
     GroupPlan,
     LogRules,
+    Resources,
     RestartRules,
     Rung,
     StopRules,
@@ -41,6 +44,7 @@ _NOT_TO_BE_CAUGHT = frozenset({SIGKILL, SIGSTOP, SIGCHLD})
 _QUIET: Level = "warning"
 _NOWHERE: tuple[str, ...] = ()
 _NONE: frozenset[int] = frozenset()
+_ANYWHERE: tuple[frozenset[int], ...] = ()
 _LEVELS: Mapping[str, Level] = {
     "NOTSET": "debug", "DEBUG": "debug", "INFO": "info", "WARNING": "warning", "WARN": "warning",
     "ERROR": "error", "CRITICAL": "error", "FATAL": "error",
@@ -78,6 +82,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
     if not keeps_logs(flags.log_dir):
         redirects = tee = Streams()
     shown = read("--local-ranks-filter", lambda: _ranks(flags.local_ranks_filter), _NONE)
+    cpus = read("--numa-binding", lambda: _cpus(flags, workers, environ), _ANYWHERE)
     level = read("LOGLEVEL", lambda: _level(environ), _QUIET)
     listen = read("TORCHELASTIC_HEALTH_CHECK_PORT", lambda: _listen(environ), _NOWHERE)
     if flags.max_restarts < 0:
@@ -92,7 +97,15 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
             command=_command(flags, environ),
             workers=workers,
             role=flags.role,
-            logs=LogRules(places.run_dir, redirects, tee, _prefix(environ), shown),
+            logs=LogRules(
+                places.run_dir,
+                redirects,
+                tee,
+                _prefix(environ),
+                shown,
+                duplicate_stdout_filters=_texts(flags.duplicate_stdout_filters),
+                duplicate_stderr_filters=_texts(flags.duplicate_stderr_filters),
+            ),
             env={"TORCHELASTIC_SIGNALS_TO_HANDLE": flags.signals_to_handle},
             virtual_local_rank=flags.virtual_local_rank,
             master_addr=met.master_addr,
@@ -101,6 +114,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
             run_dir=places.run_dir,
             restart=RestartRules(max_restarts=flags.max_restarts, backoff=Backoff(initial=0.0)),
             stop=StopRules((Rung(int(SIGTERM), float(patience)), Rung(int(SIGKILL), LAST_WAIT))),
+            resources=Resources(cpus=cpus),
         )
         return DaemonPlan(
             name="rankd",
@@ -116,7 +130,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
             as_job=True,
         )
 
-    notes += _notes(flags, workers, environ)
+    notes += _notes(flags, workers, tee, environ)
     return Launch(met.run_id, stop_signals, tuple(notes) if level != "error" else (), plan)
 
 
@@ -145,10 +159,14 @@ def _impossible(flags: Namespace) -> list[str]:
     return wrong
 
 
-def _notes(flags: Namespace, workers: int, environ: Mapping[str, str]) -> list[str]:
+def _notes(flags: Namespace, workers: int, tee: Streams, environ: Mapping[str, str]) -> list[str]:
     notes = []
     if flags.monitor_interval is not None:
         notes.append("--monitor-interval is not needed: the end of a worker is seen when it happens")
+    for name, bit in (("stdout", 1), ("stderr", 2)):
+        teed = any(tee[rank] & bit for rank in range(workers))
+        if getattr(flags, f"duplicate_{name}_filters") is not None and not teed:
+            notes.append(f"--duplicate-{name}-filters has no effect: --tee copies no {name} to look at")
     if workers > 1 and "OMP_NUM_THREADS" not in environ:
         notes.append(
             "OMP_NUM_THREADS is set to 1 for each worker, so that they do not crowd this host; "
@@ -186,6 +204,22 @@ def _ranks(text: str) -> frozenset[int]:
         return frozenset(map(int, text.split(","))) if text else frozenset()
     except ValueError:
         raise ValueError(f"{text!r} is not a list of local ranks (allowed: such as 0,1,12)") from None
+
+
+def _texts(given: str | None) -> tuple[str, ...]:
+    """What torchrun takes it for (torch.distributed.run, ``comma_separated_list``): an empty text is in every line."""
+    if given is None:
+        return ()
+    return tuple(text.replace("\0", ",") for text in given.replace(",,", "\0").split(","))
+
+
+def _cpus(flags: Namespace, workers: int, environ: Mapping[str, str]) -> tuple[frozenset[int], ...]:
+    if flags.numa_binding is None:
+        return ()
+    try:
+        return bind_workers(flags.numa_binding, workers, environ, os.sched_getaffinity(0))
+    except ValueError as error:
+        raise ValueError(f"{flags.numa_binding} is not possible here: {error}") from None
 
 
 def _level(environ: Mapping[str, str]) -> Level:

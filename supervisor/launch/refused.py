@@ -36,21 +36,6 @@ def _positive(text: str) -> bool:
 
 NOT_YET = (
     NotYet(
-        "--numa-binding",
-        lambda flags, _: flags.numa_binding is not None,
-        "this version binds no worker to its GPU's CPUs; use numactl in front of the script with --no-python",
-    ),
-    NotYet(
-        "--duplicate-stdout-filters",
-        lambda flags, _: bool(flags.duplicate_stdout_filters),
-        "this version writes no filtered_stdout.log; use -t and search the stdout.log of each rank",
-    ),
-    NotYet(
-        "--duplicate-stderr-filters",
-        lambda flags, _: bool(flags.duplicate_stderr_filters),
-        "this version writes no filtered_stderr.log; use -t and search the stderr.log of each rank",
-    ),
-    NotYet(
         "--event-log-handler",
         # torch's own "dynamic_rendezvous" handler, too, is one that says nothing
         lambda flags, _: flags.event_log_handler not in ("null", "dynamic_rendezvous"),
