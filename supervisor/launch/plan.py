@@ -162,10 +162,7 @@ def _impossible(flags: Namespace) -> list[str]:
             f"(allowed: {', '.join(EVENT_LOG_HANDLERS)})"
         )
     if flags.logs_specs not in (None, "default"):
-        wrong.append(
-            f"--logs-specs {flags.logs_specs}: a LogsSpecs class is a part of torch, which rankd does not load "
-            "(allowed: default; --log-dir, --redirects and --tee say where logs go)"
-        )
+        wrong.append(f"--logs-specs {flags.logs_specs}: {refused.logs_specs(flags.logs_specs)}")
     return wrong
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -281,7 +282,7 @@ def test_several_workers_without_omp_num_threads_are_told_of_it() -> None:
             "--numa-binding: exclusive is not possible",
         ),
         (["--run-path", "--start-method", "fork"], {}, "--start-method fork"),
-        (["--logs-specs", "mine"], {}, "--logs-specs mine: .*torch"),
+        (["--logs-specs", "mine"], {}, "--logs-specs mine: no package has such an entry point .*default"),
         ([], {"LOGLEVEL": "LOUD"}, "LOGLEVEL: 'LOUD'"),
         ([], {"TORCHELASTIC_HEALTH_CHECK_PORT": "http"}, "TORCHELASTIC_HEALTH_CHECK_PORT: 'http'"),
         (
@@ -319,3 +320,25 @@ def test_all_reasons_are_told_at_once() -> None:
     assert [line.removeprefix("rankd: ").split()[0] for line in str(wrong.value).splitlines()] == [
         "--nnodes", "--tee:", "--max-restarts",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("import a_module_that_nobody_has\nclass Specs: pass", "without what it imports: No module named"),
+        ("raise RuntimeError('not today')", "it cannot be loaded: RuntimeError: not today"),
+        ("class Specs: pass", "rankd places them itself"),
+    ],
+)
+def test_somebody_elses_logs_specs_are_refused_with_the_reason(
+    module: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "somebody_elses_logs-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Name: somebody-elses-logs\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[torchrun.logs_specs]\nmine = somebody_elses_logs:Specs\n")
+    (tmp_path / "somebody_elses_logs.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "somebody_elses_logs", raising=False)
+    with pytest.raises(WrongUsage, match=said):
+        launch("--logs-specs", "mine")
