@@ -12,7 +12,7 @@ JOBS ?= 3
 # The quickstart's logs and sockets stay in the checkout.
 SCRATCH := $(CURDIR)/.rankd
 
-.PHONY: run install dev test lint format bench bench-output clean
+.PHONY: run install dev test lint format bench bench-output bench-timers clean
 .DEFAULT_GOAL := run
 
 run: install
@@ -55,6 +55,9 @@ bench: dev
 
 bench-output: dev
 	PATH="$(BIN):$$PATH" $(BIN)/python bench/output.py
+
+bench-timers: dev
+	PATH="$(BIN):$$PATH" $(BIN)/python bench/timers.py
 
 clean:
 	rm -rf $(VENV) $(SCRATCH) build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
