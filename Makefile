@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 # The quickstart's logs and sockets stay in the checkout.
 SCRATCH := $(CURDIR)/.rankd
 
-.PHONY: run install dev test lint format bench clean
+.PHONY: run install dev test lint format bench bench-output clean
 .DEFAULT_GOAL := run
 
 run: install
@@ -50,6 +50,9 @@ format: dev
 # A short look beside the floors; bench/README.md has the long runs.
 bench: dev
 	PATH="$(BIN):$$PATH" $(BIN)/python bench/quick.py
+
+bench-output: dev
+	PATH="$(BIN):$$PATH" $(BIN)/python bench/output.py
 
 clean:
 	rm -rf $(VENV) $(SCRATCH) build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -53,8 +53,12 @@ class Driver:
     def command(self, job):
         raise NotImplementedError
 
+    def prefix(self, job, rank):
+        """What is put before each line: in its file with "file", on the console with "tee"."""
+        return ""
+
     def log_bytes(self, job):
-        """Bytes captured so far under job.dir/logs, for supervisors that do not exit alone."""
+        """Bytes captured so far under job.dir/logs."""
         return sum(os.path.getsize(os.path.join(d, f)) for d, _, fs in os.walk(job.sub("logs")) for f in fs)
 
 
@@ -73,6 +77,9 @@ class RawPy(Driver):
     name, gang, env = "raw-py-gang", True, {"RAW_GANG": "1"}
     log_modes, exits_alone = ("file",), True
 
+    def prefix(self, job, rank):
+        return f"[{rank}]: "
+
     def command(self, job):
         logs = ["--logs", job.sub("logs")] if job.logs else []
         return [sys.executable, "-S", os.path.join(HERE, "rawspawn.py"), str(job.count), job.worker, *logs]
@@ -80,6 +87,9 @@ class RawPy(Driver):
 
 class Torchrun(Driver):
     name, gang, log_modes, exits_alone, phase = "torchrun", True, ("file", "tee"), True, 0.1
+
+    def prefix(self, job, rank):
+        return f"[default{rank}]:" if job.logs == "tee" else ""
 
     def command(self, job):
         logs = {None: [], "file": ["--redirects", "3", "--log-dir", job.sub("logs")],
@@ -92,6 +102,9 @@ class Rankd(Driver):
     """One gang, as torchrun runs it; its health listener is on, and without a log mode nobody captures output."""
 
     name, gang, log_modes, exits_alone = "rankd", True, ("file", "tee"), True
+
+    def prefix(self, job, rank):
+        return f"[w{rank}]:" if job.logs == "tee" else ""
 
     def command(self, job):
         streams = {None: (0, 0), "file": (3, 0), "tee": (0, 3)}[job.logs]
@@ -115,6 +128,7 @@ tee = "{streams[1]}"
 
 class Supervisord(Driver):
     name, settle, phase, log_modes = "supervisord", 1.3, 1, ("file",)
+    env = {"PYTHONPATH": ""}    # its import package has the name of rankd's
 
     def command(self, job):
         restart = "autorestart=false\nstartsecs=0" if job.logs else "autorestart=true"

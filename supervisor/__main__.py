@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from supervisor import __version__
 from supervisor.errors import BUG, USAGE, ConfigError, RankdError
 
-VERBS = ("run", "check", "schema")
+VERBS = ("run", "check", "schema", "doctor")
 """Each is a module of ``supervisor.cli`` with HELP, ``add_arguments(parser)`` and ``main(arguments) -> exit code``."""
 
 

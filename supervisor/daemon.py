@@ -8,34 +8,35 @@ import hashlib
 import os
 import random
 import signal
-import stat
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
 
-from supervisor import __version__, clock
+from supervisor import __version__, clock, premises
 from supervisor.core import events, groups, health
 from supervisor.core.events import Event, Who
 from supervisor.core.groups import Begun, EndRequested, Groups
-from supervisor.core.messages import Input, Worker, WorkerExited, WorkerStarted
-from supervisor.errors import BUG, UNAVAILABLE, AddressUnavailable, RankdError
-from supervisor.host import leftovers, signals, systemd
+from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, WorkerStarted
+from supervisor.errors import BUG, AddressUnavailable
+from supervisor.host import error_file, signals, systemd
+from supervisor.host.cgroup import limits_without
 from supervisor.host.console import Console
-from supervisor.host.containment import Sessions, become_subreaper
+from supervisor.host.containment import become_subreaper
 from supervisor.host.guardian import Guardian, is_needed
+from supervisor.host.leaves import contain
 from supervisor.host.output import Output
 from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
 from supervisor.host.proc import Process
 from supervisor.host.process import Processes, seal_inherited_fds
 from supervisor.host.sinks import Dropped
-from supervisor.host.state import Held, StateFile, hold, this_daemon
+from supervisor.host.state import StateFile, this_daemon
+from supervisor.host.terminal import Terminal
 from supervisor.plan import (
     DaemonPlan,
     Reach,
@@ -48,7 +49,9 @@ from supervisor.plan import (
 )
 from supervisor.report import listen
 from supervisor.report.counts import Counts
+from supervisor.report.failures import Failures
 from supervisor.report.log import Records, resolve_format
+from supervisor.report.progress import progress
 from supervisor.report.together import Together
 from supervisor.runtime import Runtime
 
@@ -64,26 +67,14 @@ LAST_WAIT = 5.0
 """Seconds that killed workers may take to be gone when a bug ends us."""
 
 
-class Unusable(RankdError):
-    """A directory that the daemon needs cannot be had."""
-
-    exit_code = 78
-
-
-class InUse(RankdError):
-    """Another daemon works in our state directory."""
-
-    exit_code = UNAVAILABLE
-
-
 def run(plan: DaemonPlan) -> int:
     """Supervise until the end; returns the exit code. Raises ``RankdError`` before any worker has been started."""
     signals.hold(STOP_SIGNALS)
     _open_standard_streams()
     seal_inherited_fds()
-    _make_directories(plan)
+    premises.make_directories(plan)
     with ExitStack() as stack:
-        inherited = _succeed(plan.state_dir, stack)
+        inherited, keeps_state = premises.succeed(plan, stack)
         passed = systemd.listen_fds(os.environ, os.getpid())
         if isinstance(passed, systemd.SocketsRefused):
             raise AddressUnavailable(f"health listener: {passed.reason}")
@@ -91,7 +82,7 @@ def run(plan: DaemonPlan) -> int:
         listeners = listen.adopt(sock for _, sock in passed) if passed else listen.bind(plan.listen)
         for listener in listeners:
             stack.callback(listener.close)
-        daemon = Daemon(plan, listeners, inherited)
+        daemon = Daemon(plan, listeners, inherited, keeps_state=keeps_state)
         systemd.forget(os.environ)
         return anyio.run(daemon.main, backend="asyncio")
 
@@ -100,12 +91,18 @@ class Daemon:
     """One daemon from start to end; also the hands of its runtime."""
 
     def __init__(
-        self, plan: DaemonPlan, listeners: Sequence[listen.BoundListener], inherited: Sequence[Event] = ()
+        self,
+        plan: DaemonPlan,
+        listeners: Sequence[listen.BoundListener],
+        inherited: Sequence[Event] = (),
+        *,
+        keeps_state: bool = True,
     ) -> None:
-        """``inherited``: what there is to tell of an earlier daemon."""
+        """``inherited``: what there is to tell of an earlier daemon. ``keeps_state``: ``state.json`` is ours."""
         self._plan = plan
         self._listeners = listeners
         self._inherited = inherited
+        self._keeps_state = keeps_state
         self._began_at = clock.now()
         self._notifier = systemd.Notifier.from_environment(os.environ)
         self._watchdog_every = systemd.watchdog_interval(os.environ, os.getpid())
@@ -113,6 +110,7 @@ class Daemon:
         self._shared = {name: group_environment(plan, group, os.environ) for name, group in plan.groups.items()}
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
         self._claims: dict[str, PortClaim] = {}
+        self._state: StateFile | None = None
         self._stop_heard_at: float | None = None
         self._is_up = False
 
@@ -127,30 +125,48 @@ class Daemon:
                 run_id=plan.run_id,
                 level=plan.log_level,
                 format=self._format,
-                colour=os.isatty(1) and "NO_COLOR" not in os.environ,
+                colour=_wants_colour(1),
             )
             self._counts = Counts()
             self._ending = anyio.Event()
             teed = {"console": (out, err), "json": (err, err), "journal": (None, None)}[self._format]
             inherited = (1, 2) if self._format == "console" else (2, 2)  # stdout is for records alone
-            output = Output(*teed, inherited=inherited, on_dropped=self._output_dropped)
+            # For people. Every line of a unit's journal is a record, and the records have it all.
+            show: dict[str, Callable[[bytes], object]] = {
+                "console": self._lines.add,
+                "json": partial(err.write, urgent=True),
+                "journal": lambda _: None,
+            }
+            output = self._output = Output(*teed, inherited=inherited, on_dropped=self._output_dropped)
             self._counts.log_bytes = output.log_bytes
             self._counts.log_dropped_bytes = output.log_dropped_bytes
             become_subreaper()
-            self._containment = Sessions(adopts=True, unclaimed=self._orphan_reaped)
+            self._containment = contain(self._orphan_reaped, [group.resources for group in plan.groups.values()])
+            self._containment.adopt_children()
             self._processes = Processes(self._post, output, self._containment)
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
+            self._failures = Failures(
+                plan,
+                lambda: self._runtime.state.groups,
+                tell=self._tell,
+                show=show[self._format],
+                soon=asyncio.get_running_loop().call_soon,
+            )
             try:
                 with (
                     self._processes.spawner.many_descriptors(),
                     signals.signal_door(self._on_signals()),
+                    self._progress(),
                     self._survived(),
                 ):
+                    self._processes.on_sigchld()  # some of what came with us may have ended before we listened
                     await self._supervise()
             finally:
                 self._runtime.close()
                 self._processes.close()
+                self._containment.give_back()
                 output.close()
+                self._failures.flush()
                 for claim in self._claims.values():
                     claim.release()
                 self._notifier.close()
@@ -202,13 +218,15 @@ class Daemon:
                 await self._processes.all_gone()
 
     def _introduce(self) -> None:
+        contained = self._containment
         self._tell(
-            events.daemon_started(
-                clock.now(), __version__, os.getpid(), tuple(self._plan.groups), "session and subreaper"
-            )
+            events.daemon_started(clock.now(), __version__, os.getpid(), tuple(self._plan.groups), contained.flavour)
         )
-        for event in self._inherited:
+        for event in [*self._inherited, *premises.told_of(0, contained.earlier)]:
             self._tell(event)
+        for group in self._plan.groups.values():
+            if keys := limits_without(group.resources, contained.controllers):
+                self._tell(events.group_unlimited(clock.now(), group.name, keys, contained.flavour))
 
     async def _live(self) -> None:
         runtime = self._runtime
@@ -232,17 +250,21 @@ class Daemon:
         """Should we be killed, there are who end our workers: the guardian at once, the next daemon by our state."""
         loop = asyncio.get_running_loop()
         us = this_daemon(self._containment.mark)
-        self._state = StateFile(self._plan.state_dir, us, self._plan.run_id, loop, self._state_unwritten)
+        if self._keeps_state:
+            self._state = StateFile(self._plan.state_dir, us, self._plan.run_id, loop, self._state_unwritten)
         guardian = None
         if is_needed(os.environ, us.pid):
             leave_alone = self._containment.leave_alone
-            guardian = Guardian(us, self._plan.state_dir, loop, leave_alone, self._guardian_lost)
+            guardian = Guardian(
+                us, self._plan.state_dir, loop, leave_alone, self._guardian_lost, self._containment.ground
+            )
         in_order = False
         try:
             yield
             in_order = self._runtime.bug is None
         finally:
-            self._state.close(in_order=in_order)
+            if self._state is not None:
+                self._state.close(in_order=in_order and self._processes.all_are_gone)
             if guardian is not None:
                 guardian.close(in_order=in_order)
 
@@ -295,7 +317,7 @@ class Daemon:
         return groups.begin(
             plan,
             {name: _seed(plan, name) for name in plan.groups},
-            {name: _last_attempt(f"{group.logs.dir}/{name}/{plan.run_id}") for name, group in plan.groups.items()},
+            {name: premises.last_attempt(plan, name) for name in plan.groups},
             clock.now(),
         )
 
@@ -305,18 +327,39 @@ class Daemon:
             sys.stderr.write("rankd: a bug in rankd itself; every worker was killed:\n")
             traceback.print_exception(bug)
         exit_code = BUG if bug is not None else state.exit_code
+        if bug is None and state.first_failed is not None:
+            self._hand_on_error(state.first_failed)
         why = "a bug in rankd" if bug is not None else state.why or "every group has finished"
         self._tell(events.daemon_stopped(clock.now(), exit_code, clock.now() - self._began_at, why))
         return exit_code
 
+    def _hand_on_error(self, group: str) -> None:
+        """Whoever supervises us (torchrun, another rankd) reads in our error file what has failed here."""
+        ours, failure = os.environ.get("TORCHELASTIC_ERROR_FILE"), self._runtime.state.groups[group].failure
+        root = self._failures.root_cause(group)
+        if root is None or failure is None or not ours:
+            return
+        fields, status = root.fields, failure.status
+        otherwise = ErrorReport(
+            f"{failure.reason}: {fields['error']}" if "error" in fields else failure.reason,
+            fields.get("traceback") or fields.get("stderr_tail", ""),
+            fields.get("error_timestamp") or int(clock.wall(root.at)),
+        )
+        code = -status.signal if status is not None and status.signal is not None else failure.exit_code
+        try:
+            error_file.hand_on(f"{self._failures.directory(root)}/error.json", ours, otherwise, code)
+        except OSError as error:
+            sys.stderr.write(f"rankd: cannot write the error file '{ours}': {error.strerror}\n")
+
     # ---- doors
 
     def _post(self, group: str, input: Input) -> None:
-        match input:
-            case WorkerStarted(worker, pid):
-                self._state.started(group, worker.rank, worker.attempt, pid)
-            case WorkerExited(worker):
-                self._state.ended(group, worker.rank)
+        if self._state is not None:
+            match input:
+                case WorkerStarted(worker, pid):
+                    self._state.started(group, worker.rank, worker.attempt, pid)
+                case WorkerExited(worker):
+                    self._state.ended(group, worker.rank)
         self._runtime.post(group, input)
 
     def _on_signals(self) -> Mapping[int, Callable[[], None]]:
@@ -324,7 +367,10 @@ class Daemon:
             number: partial(self._asked_to_end, number) for number in STOP_SIGNALS
         }
         callbacks[signal.SIGCHLD] = self._processes.on_sigchld
-        callbacks[signal.SIGUSR1] = callbacks[signal.SIGUSR2] = lambda: None  # without a handler they would end us
+        callbacks[signal.SIGUSR1] = self._reopen_logs
+        callbacks[signal.SIGUSR2] = lambda: None  # without a handler it would end us
+        if self._terminal is not None:
+            callbacks[signal.SIGWINCH] = self._terminal.refresh
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else: started by nohup(1)
             callbacks[signal.SIGHUP] = self._hung_up
         return callbacks
@@ -339,6 +385,10 @@ class Daemon:
         hurry = self._stop_heard_at is not None and now - self._stop_heard_at >= ONE_REQUEST
         self._stop_heard_at = self._stop_heard_at or now
         self._runtime.arrive(EndRequested(signal.Signals(number).name, hurry=hurry and number != signal.SIGHUP))
+
+    def _reopen_logs(self) -> None:
+        self._output.reopen()
+        self._tell(events.daemon_logs_reopened(clock.now()))
 
     def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception that nobody awaits. In a callback of the loop it is one of our doors that is broken."""
@@ -360,9 +410,18 @@ class Daemon:
 
     @contextmanager
     def _consoles(self) -> Iterator[tuple[Console, Console]]:
-        out = Console(1, mark=self._mark, on_dropped=self._records_dropped)
-        err = out if os.path.sameopenfile(1, 2) else Console(2)
-        self._lines = Together(partial(out.write, urgent=True), asyncio.get_running_loop().call_soon)
+        kind = Terminal if self._shows_progress() else Console
+        out: Console = kind(
+            1,
+            mark=self._mark,
+            on_broken=lambda why: self._console_lost("stdout", why, out.lines_at_break),
+            colour=_wants_colour(1),
+        )
+        self._terminal = out if isinstance(out, Terminal) else None
+        err = out
+        if not os.path.sameopenfile(1, 2):
+            err = Console(2, on_broken=partial(self._console_lost, "stderr"), colour=_wants_colour(2))
+        self._lines = Together(partial(self._write_records, out), asyncio.get_running_loop().call_soon)
         try:
             yield out, err
         finally:
@@ -371,24 +430,66 @@ class Daemon:
                 console.flush(FAREWELL)
                 console.close()
 
+    def _shows_progress(self) -> bool:
+        """On a terminal that can erase a line, and when nobody writes to it past us: a worker without a file would."""
+        return (
+            self._format == "console"
+            and os.isatty(1)
+            and os.environ.get("TERM", "dumb") != "dumb"
+            and not any(
+                group.logs.inherits(rank) for group in self._plan.groups.values() for rank in range(group.workers)
+            )
+        )
+
+    @contextmanager
+    def _progress(self) -> Iterator[None]:
+        """Meanwhile a terminal's bottom line says how the groups stand; whatever ends us, the shell finds it clean."""
+        terminal = self._terminal
+        if terminal is None:
+            yield
+            return
+        colour = _wants_colour(1)
+        terminal.show(lambda columns: progress(self._runtime.snapshot(workers=False), columns, colour=colour))
+        try:
+            yield
+        finally:
+            terminal.take_down()
+
     def _tell(self, event: Event) -> None:
+        if event.name == "worker.unkillable":
+            event = self._with_remains(event)
         self._counts.observe(event)
         self._records.tell(event)
+        self._failures.observe(event)
+
+    def _with_remains(self, event: Event) -> Event:
+        """The core knows who cannot be killed; what is left of it, and where that hangs, is seen in /proc."""
+        rank, local_rank, attempt, pid = (event.fields[name] for name in ("rank", "local_rank", "attempt", "pid"))
+        assert event.group is not None
+        who = Who(event.group, rank, local_rank, attempt)
+        return events.worker_unkillable(
+            event.at, who, pid, self._processes.remains(event.group, Worker(local_rank, attempt))
+        )
 
     def _mark(self, lost: int) -> bytes:
         return self._records.dropped(lost)
 
-    def _records_dropped(self, _lost: int) -> None:
-        self._counts.events_dropped += 1
+    def _write_records(self, console: Console, lines: bytes) -> None:
+        if not console.write(lines, urgent=True):
+            self._counts.events_dropped += lines.count(b"\n")
+
+    def _console_lost(self, stream: str, why: str, records: int = 0) -> None:
+        self._counts.events_dropped += records
+        self._tell(events.daemon_console_lost(clock.now(), stream, why))
 
     def _output_dropped(self, dropped: Dropped) -> None:
         labels = dropped.labels
         who = Who(labels["group"], int(labels["rank"]), int(labels["local_rank"]), int(labels["attempt"]))
-        self._tell(
-            events.worker_output_dropped(
-                clock.now(), who, dropped.stream, dropped.bytes, dropped.reason, over=dropped.over
-            )
-        )
+        now, stream, into, why, over = clock.now(), dropped.stream, dropped.into, dropped.reason, dropped.over
+        if dropped.waits:
+            self._tell(events.worker_output_blocked(now, who, stream, into, why, over=over))
+        else:
+            self._tell(events.worker_output_dropped(now, who, stream, into, dropped.bytes, why, over=over))
 
     def _state_unwritten(self, error: OSError | None) -> None:
         why = "" if error is None else f"{self._plan.state_dir}: {error.strerror}"
@@ -401,6 +502,8 @@ class Daemon:
         self._tell(events.orphan_reaped(clock.now(), str(process)))
 
     def _changed(self, state: Groups) -> None:
+        if self._terminal is not None:
+            self._terminal.refresh()
         line = self._status_line()
         if state.stage in ("draining", "stopping"):
             self._ending.set()
@@ -413,6 +516,10 @@ class Daemon:
 
     def _stop_deadline(self) -> float | None:
         return groups.stop_deadline(self._runtime.state, clock.now())
+
+
+def _wants_colour(fd: int) -> bool:
+    return os.isatty(fd) and "NO_COLOR" not in os.environ
 
 
 def _load_http() -> type:
@@ -431,58 +538,6 @@ def _open_standard_streams() -> None:
             os.set_inheritable(fd, True)
 
 
-def _make_directories(plan: DaemonPlan) -> None:
-    for path, mode in ((plan.state_dir, 0o755), (plan.runtime_dir, 0o700)):
-        try:
-            Path(path).mkdir(mode=mode, parents=True, exist_ok=True)
-        except OSError as error:
-            raise Unusable(f"{path}: cannot make this directory: {error.strerror}") from error
-    found = os.stat(plan.runtime_dir)
-    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        # what is put there by others is what our clients and workers would talk to
-        raise Unusable(
-            f"{plan.runtime_dir}: this runtime directory must be ours and nobody else may write to it "
-            f"(uid {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}; expected uid {os.geteuid()}, mode 0700)"
-        )
-
-
-def _succeed(directory: str, stack: ExitStack) -> list[Event]:
-    """Be the one daemon of this directory while ``stack`` is open, and end what the last one has left, if it could not.
-
-    Returns what there is to tell. Raises ``InUse``.
-    """
-    try:
-        lock = hold(directory)
-    except OSError as error:  # a full or read-only disk: no reason not to supervise
-        why = f"{directory} cannot be locked: {error.strerror}"
-        return [events.daemon_state_unwritten(clock.now(), why, over=False)]
-    if isinstance(lock, Held):
-        raise InUse(
-            f"state directory {directory}: in use by another rankd ({lock.by}); give each its own [daemon] state_dir"
-        )
-    stack.callback(os.close, lock)
-    earlier = leftovers.end_earlier(directory)
-    told = []
-    if earlier.refused:
-        told.append(events.daemon_state_refused(clock.now(), earlier.refused, earlier.aside))
-    if killed := earlier.ended.killed:
-        names, left = tuple(map(str, killed)), ", ".join(map(str, earlier.ended.left))
-        told.append(events.leftovers_killed(clock.now(), earlier.pid, names, left))
-    return told
-
-
 def _seed(plan: DaemonPlan, group: str) -> int:
     """The same for the same run and group, so that a run's pauses can be replayed."""
     return int.from_bytes(hashlib.blake2b(f"{plan.run_id}/{group}".encode(), digest_size=8).digest())
-
-
-def _last_attempt(directory: str) -> int:
-    """The highest attempt that has logs already (a run id used again); -1 for none."""
-    try:
-        names = os.listdir(directory)
-    except FileNotFoundError:
-        return -1
-    except OSError as error:
-        raise Unusable(f"{directory}: cannot see which attempts have logs: {error.strerror}") from error
-    numbers = [int(name[8:]) for name in names if name.startswith("attempt_") and name[8:].isdigit()]
-    return max(numbers, default=-1)

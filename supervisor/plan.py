@@ -17,6 +17,8 @@ Policy = Literal["always", "on-failure", "never"]
 Reach = Literal["tree", "group", "leader"]
 Condition = Literal["started", "ready", "succeeded"]
 Format = Literal["auto", "json", "console", "journal"]
+WhenFull = Literal["drop", "block"]
+Binding = Literal["node", "socket", "exclusive", "core-complex"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +90,36 @@ class Streams:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotation:
+    """A log file begins anew once it has ``max_bytes`` (0: never); so many old ones are kept."""
+
+    max_bytes: int = 0
+    keep: int = 5
+
+
+@dataclass(frozen=True, slots=True)
 class LogRules:
-    """Where a group's output goes. ``dir`` is absolute; ``local_ranks_filter`` empty: every rank on the console."""
+    """Where a group's output goes. ``dir`` is absolute; ``local_ranks_filter`` empty: every rank on the console.
+
+    ``duplicate_stdout_filters``: lines with one of these texts in them are also written to one file for all ranks.
+    ``when_full`` "block": a worker waits for a file or console that takes nothing, instead of losing lines.
+    """
 
     dir: str
     redirects: Streams = Streams(0)
     tee: Streams = Streams(3)
     prefix: str = "[${role_name}${local_rank}]:"
     local_ranks_filter: frozenset[int] = frozenset()
+    duplicate_stdout_filters: tuple[str, ...] = ()
+    duplicate_stderr_filters: tuple[str, ...] = ()
+    rotate: Rotation = Rotation()
+    journal: bool = False
+    when_full: WhenFull = "drop"
+
+    def inherits(self, local_rank: int) -> bool:
+        """Whether that worker has a stream in no file, so that it writes where rankd's own goes by itself."""
+        shown = not self.local_ranks_filter or local_rank in self.local_ranks_filter
+        return shown and (self.redirects[local_rank] | self.tee[local_rank]) != 3
 
 
 UNLIMITED = -1
@@ -113,13 +137,18 @@ class Limit:
 class Resources:
     """What the kernel grants a group's workers. None and empty: what it grants rankd.
 
-    ``rlimits`` by name: RLIMIT_NOFILE is "nofile". ``cpus``: one set for all workers, or one a local rank.
+    ``rlimits`` by name: RLIMIT_NOFILE is "nofile". ``cpus``: one set for all workers, or one a local rank. The last
+    four are of each worker's control group, in the kernel's own words (cgroups v2, cpu.max: "QUOTA PERIOD").
     """
 
     nice: int | None = None
     oom_score_adj: int | None = None
     rlimits: Mapping[str, Limit] = field(default_factory=dict)
     cpus: tuple[frozenset[int], ...] = ()
+    memory_max: int = 0
+    memory_high: int = 0
+    cpu_max: str = ""
+    pids_max: int = 0
 
     def cpus_of(self, local_rank: int) -> frozenset[int]:
         """Where that worker may run; empty: wherever rankd may."""
@@ -157,7 +186,10 @@ class GroupPlan:
 
 @dataclass(frozen=True, slots=True)
 class DaemonPlan:
-    """The whole configuration. Directories are absolute; ``drain_delay`` in seconds."""
+    """The whole configuration. Directories are absolute; ``drain_delay`` in seconds.
+
+    ``state_dir_is_common``: nobody has named one, so that it is that of all this user's daemons.
+    """
 
     name: str
     node_id: str
@@ -171,6 +203,12 @@ class DaemonPlan:
     log_format: Format = "auto"
     listen: tuple[str, ...] = ("127.0.0.1:8080",)
     drain_status: int = 503
+    state_dir_is_common: bool = False
+
+
+def attempts_dir(daemon: DaemonPlan, group: GroupPlan) -> str:
+    """Where the directories ``attempt_<n>`` of this run of the group are."""
+    return f"{group.logs.dir}/{group.name}/{daemon.run_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,7 +407,7 @@ def worker_plan(
     (``PATH = "/opt/bin:${PATH}"``).
     Raises ``ValueError`` as ``rank_environment`` does.
     """
-    directory = f"{group.logs.dir}/{group.name}/{daemon.run_id}/attempt_{attempt}/{local_rank}"
+    directory = f"{attempts_dir(daemon, group)}/attempt_{attempt}/{local_rank}"
     own = rank_environment(
         group, world, local_rank, attempt=attempt, restarts=restarts, error_file=f"{directory}/error.json",
         visible_devices=shared.get("CUDA_VISIBLE_DEVICES"),

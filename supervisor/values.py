@@ -27,12 +27,16 @@ SIZE = r"[0-9]+(\.[0-9]+)? ?(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)"
 CPUS = r"[0-9]{1,4}(-[0-9]{1,4})?(,[0-9]{1,4}(-[0-9]{1,4})?)*"
 CPU_SETS = rf"auto|none|{CPUS}(;{CPUS})*"
 STREAMS = r"[0-3]|[0-9]{1,9}:[0-3](,[0-9]{1,9}:[0-3])*"
+CPU_MAX = r"[0-9]{1,5}(\.[0-9]{1,6})?|[0-9]{1,10} [0-9]{1,7}"
 UMASK = r"0?[0-7]{3}"
 GROUP_NAME = r"[A-Za-z0-9_.-]+"
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"k": 1000, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _BYTES_BINARY = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_CPU_PERIOD = 100_000  # microseconds, the kernel's default; its bounds are those below (sched/cpu.max)
+_LEAST_CPU_QUOTA = 1_000
+_MOST_CPU_PERIOD = 1_000_000
 _LAST_ID = 2**32 - 2  # credentials(7): -1 means "no change" to the kernel
 
 Unit = Literal["number", "bytes", "seconds"]
@@ -113,6 +117,23 @@ def size(value: object) -> int:
     raise ValueError(f'{shown(value)} is not a size (allowed: bytes as a number, or "64KiB", "10MB", "1.5GiB")')
 
 
+def cpu_max(value: object) -> str:
+    """What cpu.max takes, from a number of CPUs (``1.5``, as text too) or its own ``QUOTA PERIOD``; empty for none."""
+    text = str(value) if is_number(value) else value
+    if isinstance(text, str) and len(text) <= 40 and re.fullmatch(CPU_MAX, text):
+        quota, _, period = text.partition(" ")
+        if not period:
+            quota, period = str(round(float(quota) * _CPU_PERIOD)), str(_CPU_PERIOD)
+        if float(text.partition(" ")[0]) == 0:
+            return ""
+        if int(quota) >= _LEAST_CPU_QUOTA and _LEAST_CPU_QUOTA <= int(period) <= _MOST_CPU_PERIOD:
+            return f"{quota} {period}"
+    raise ValueError(
+        f'{shown(value)} is no limit of CPU time (allowed: a number of CPUs such as 1.5, at least 0.01; or "QUOTA '
+        'PERIOD" in microseconds such as "150000 100000", at least 1000 each and a period of a second at most; 0: none)'
+    )
+
+
 def limit(value: object, unit: Unit) -> Limit:
     """A resource limit: one amount or ``unlimited`` for both its values, or a table of them.
 
@@ -158,10 +179,10 @@ def _above(one: int, other: int) -> bool:
     return other != UNLIMITED and (one == UNLIMITED or one > other)
 
 
-def cpu_sets(value: object) -> tuple[frozenset[int], ...]:
+def cpu_sets(value: object) -> tuple[frozenset[int], ...] | None:
     """Sets of CPUs, one for all workers or one a local rank: ``0-3;4-7``, each as in cpuset(7).
 
-    ``auto`` and ``none`` are no set: workers run wherever rankd may.
+    ``none`` is no set: workers run wherever rankd may. ``auto`` is None: what ``numa`` says.
     """
     if not isinstance(value, str) or not re.fullmatch(CPU_SETS, value):
         raise ValueError(
@@ -169,7 +190,7 @@ def cpu_sets(value: object) -> tuple[frozenset[int], ...]:
             '(allowed: "auto", "none", or CPUs for all workers "0-3,8", or by local rank "0-3;4-7")'
         )
     if value in ("auto", "none"):
-        return ()
+        return None if value == "auto" else ()
     return tuple(frozenset(_cpus(one)) for one in value.split(";"))
 
 

@@ -6,9 +6,11 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from supervisor import errors
+from supervisor.host import cgroup
 
 if TYPE_CHECKING:
     from supervisor.plan import DaemonPlan
@@ -41,6 +43,8 @@ def main(arguments: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps({"ok": True, "groups": groups, "listen": plan.listen}) + "\n")
     else:
         sys.stdout.write(f"{arguments.config}: ok: {in_words(plan)}\n")
+        for note in notes(plan):
+            sys.stdout.write(f"note: {note}\n")
     return errors.OK
 
 
@@ -49,6 +53,18 @@ def in_words(plan: DaemonPlan) -> str:
     groups = ", ".join(f"{group.name}: {_count(group.workers, 'worker')}" for group in plan.groups.values())
     health = f"health on {', '.join(plan.listen)}" if plan.listen else "no health listener"
     return f"{_count(len(plan.groups), 'group')} ({groups}), {health}"
+
+
+def notes(plan: DaemonPlan) -> Iterator[str]:
+    """What is right, but would not be had by a daemon started from here."""
+    found = cgroup.available()
+    controllers = found.controllers if isinstance(found, cgroup.Delegated) else frozenset[str]()
+    for group in plan.groups.values():
+        if keys := cgroup.limits_without(group.resources, controllers):
+            yield (
+                f"{group.name}: {', '.join(keys)}: limited only where cgroup v2 is delegated to rankd, as by "
+                f"rankd.service; started from here: {cgroup.describe(found)}"
+            )
 
 
 def _count(number: int, thing: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from supervisor import values
 from supervisor.config import defaults, files, relations
 from supervisor.config.mistakes import Mistakes
+from supervisor.config.places import Path
 from supervisor.plan import (
     Backoff,
     DaemonPlan,
@@ -20,6 +21,7 @@ from supervisor.plan import (
     LogRules,
     Resources,
     RestartRules,
+    Rotation,
     Rung,
     StopRules,
     Streams,
@@ -63,6 +65,7 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
         log_format=file.log.format,
         listen=tuple(file.health.listen),
         drain_status=file.health.drain_status,
+        state_dir_is_common=daemon.state_dir is None and not defaults.names_state_dir(environ),
     )
 
 
@@ -72,6 +75,8 @@ def _group(
     workers = _workers(name, group, environ, mistakes)
     if not group.command[0]:
         mistakes.say(("groups", name, "command", 0), "must not be empty")
+    env = _env(name, group, folder, mistakes)
+    seen = {**(environ if group.inherit_env else {}), **env}
     return GroupPlan(
         name=name,
         command=(*group.command, *group.args),
@@ -82,7 +87,7 @@ def _group(
         user=_user(name, group, mistakes),
         group=_account(name, "group", group.group, mistakes),
         umask=-1 if group.umask is None else group.umask,
-        env=_env(name, group, folder, mistakes),
+        env=env,
         inherit_env=group.inherit_env,
         depends_on=group.depends_on,
         required=group.required,
@@ -90,7 +95,7 @@ def _group(
         master_port=group.master_port,
         restart=_restart(name, group.restart, mistakes),
         stop=StopRules(_ladder(group.stop), group.stop.scope),
-        resources=_resources(name, group.resources, workers, mistakes),
+        resources=_resources(name, group.resources, workers, seen, mistakes),
     )
 
 
@@ -174,12 +179,19 @@ def _logs(name: str, logs: tables.Logs, workers: int, state_dir: str, mistakes: 
         tee=of("tee", logs.tee),
         prefix=logs.prefix,
         local_ranks_filter=frozenset(logs.local_ranks_filter),
+        duplicate_stdout_filters=tuple(logs.duplicate_stdout_filters),
+        duplicate_stderr_filters=tuple(logs.duplicate_stderr_filters),
+        rotate=Rotation(logs.rotate.max_bytes, logs.rotate.keep),
+        journal=logs.journal,
+        when_full=logs.when_full,
     )
 
 
-def _resources(name: str, given: tables.Resources, workers: int, mistakes: Mistakes) -> Resources:
+def _resources(
+    name: str, given: tables.Resources, workers: int, environ: Mapping[str, str], mistakes: Mistakes
+) -> Resources:
     path = ("groups", name, "resources")
-    sets = len(given.cpu_affinity)
+    sets = len(given.cpu_affinity or ())
     if sets > 1 and sets != workers and not mistakes.about("groups", name, "workers"):
         mistakes.say(
             (*path, "cpu_affinity"),
@@ -190,14 +202,36 @@ def _resources(name: str, given: tables.Resources, workers: int, mistakes: Mista
         nice=given.nice,
         oom_score_adj=given.oom_score_adj,
         rlimits={limit.rstrip("_"): value for limit, value in given.rlimits if value is not None},
-        cpus=given.cpu_affinity,
+        cpus=_numa(path, given, workers, environ, mistakes) if given.cpu_affinity is None else given.cpu_affinity,
+        memory_max=given.memory_max,
+        memory_high=given.memory_high,
+        cpu_max=given.cpu_max,
+        pids_max=given.pids_max,
     )
+    if given.numa != "none" and given.cpu_affinity is not None:
+        mistakes.say(
+            (*path, "numa"), f'{given.numa} says which CPUs, so that cpu_affinity has to be "auto" (its default)'
+        )
     if wanted != Resources():
         from supervisor.host.resources import refusals  # noqa: PLC0415  (most files ask for nothing)
 
         for key, what in refusals(wanted):
             mistakes.say((*path, *key), what)
     return wanted
+
+
+def _numa(
+    path: Path, given: tables.Resources, workers: int, environ: Mapping[str, str], mistakes: Mistakes
+) -> tuple[frozenset[int], ...]:
+    if given.numa == "none" or mistakes.about(*path[:2], "workers"):
+        return ()
+    from supervisor.host.topology import bind_workers  # noqa: PLC0415  (most files do not bind)
+
+    try:
+        return bind_workers(given.numa, workers, environ, os.sched_getaffinity(0))
+    except ValueError as error:
+        mistakes.say((*path, "numa"), f"{given.numa} is not possible here: {error}")
+        return ()
 
 
 def _user(name: str, group: tables.Group, mistakes: Mistakes) -> str:
@@ -220,8 +254,13 @@ def _account(name: str, key: str, given: str | None, mistakes: Mistakes) -> str:
         mistakes.say(path, f"there is no {key} {values.shown(given)} on this host")
         return given
     ours = os.geteuid() if key == "user" else os.getegid()
-    if os.geteuid() != 0 and number != ours:
-        mistakes.say(path, f"only root may run workers as another {key} (rankd runs as uid {os.geteuid()})")
+    if number == ours:
+        return given
+    from supervisor.host.resources import missing_powers  # noqa: PLC0415  (most files ask for nobody)
+
+    if missing := missing_powers():
+        without = f"rankd runs as uid {os.geteuid()} without {', '.join(missing)}"
+        mistakes.say(path, f"only root may run workers as another {key} ({without})")
     return given
 
 
@@ -261,7 +300,26 @@ def _env(name: str, group: tables.Group, folder: str, mistakes: Mistakes) -> dic
             mistakes.say((*path, "env", variable), str(error))
         if variable in SET_BY_US:
             mistakes.say((*path, "env", variable), files.OURS)
-    return env | group.env
+    return _of_account(group.user) | env | group.env
+
+
+def _of_account(user: str | None) -> dict[str, str]:
+    """What login(1) would tell that user, and systemd tells the processes of ``User=`` (systemd.exec(5)).
+
+    Without it a worker would look for its files in the daemon's home. A user without a name has none.
+    """
+    if user is None:
+        return {}
+    try:
+        account = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except KeyError:
+        return {"HOME": "/", "USER": user, "LOGNAME": user, "SHELL": "/bin/sh"}
+    return {
+        "HOME": account.pw_dir,
+        "USER": account.pw_name,
+        "LOGNAME": account.pw_name,
+        "SHELL": account.pw_shell or "/bin/sh",
+    }
 
 
 def _check_listeners(listen: list[str], mistakes: Mistakes) -> None:

@@ -15,10 +15,15 @@ def state_dir(environ: Mapping[str, str]) -> str:
 
     Raises ``ValueError`` when there is neither.
     """
-    if given := environ.get("STATE_DIRECTORY", "").split(":")[0]:
-        return os.path.abspath(given)
+    if names_state_dir(environ):
+        return os.path.abspath(environ["STATE_DIRECTORY"].split(":")[0])
     xdg = environ.get("XDG_STATE_HOME", "")
     return os.path.join(xdg if os.path.isabs(xdg) else os.path.join(_home(environ), ".local/state"), "rankd")
+
+
+def names_state_dir(environ: Mapping[str, str]) -> bool:
+    """Whether whoever started us gave us a state directory of our own, as systemd does to each unit."""
+    return bool(environ.get("STATE_DIRECTORY", "").split(":")[0])
 
 
 def runtime_dir(environ: Mapping[str, str]) -> str:

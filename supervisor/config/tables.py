@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from supervisor import values
-from supervisor.plan import Condition, Format, Limit, Policy, Reach, Scope, Streams
+from supervisor.plan import Binding, Condition, Format, Limit, Policy, Reach, Scope, Streams, WhenFull
 from supervisor.report.listen import parse_address
 
 
@@ -64,7 +64,15 @@ Account = Annotated[
     PlainValidator(values.account),
     WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}]}),
 ]
-CpuSets = Annotated[tuple[frozenset[int], ...], PlainValidator(values.cpu_sets), WithJsonSchema(_text(values.CPU_SETS))]
+CpuSets = Annotated[
+    tuple[frozenset[int], ...] | None, PlainValidator(values.cpu_sets), WithJsonSchema(_text(values.CPU_SETS))
+]
+Size = Annotated[
+    int,
+    PlainValidator(values.size),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, _text(f"{values.SIZE}|[0-9]+")]}),
+]
+CpuMax = Annotated[str, PlainValidator(values.cpu_max), WithJsonSchema({"anyOf": [NonNegative, _text(values.CPU_MAX)]})]
 Listen = Annotated[
     str, AfterValidator(_address), WithJsonSchema(_text(r"unix:/.+|(\[[^\[\]]+\]|[^:\[\]]*):[0-9]{1,5}"))
 ]
@@ -180,6 +188,13 @@ class Stop(Table):
     )
 
 
+class Rotate(Table):
+    """When a log file begins anew, and how many old ones are kept."""
+
+    max_bytes: Size = key("0", "After the line with which it has reached this size; 0: never.")
+    keep: Annotated[int, Field(ge=1, le=1000)] = key(5, "So many old files: stdout.log.1 is the youngest.")
+
+
 class Logs(Table):
     """Where the workers' output goes."""
 
@@ -188,9 +203,18 @@ class Logs(Table):
     tee: StreamsByRank = key("3", "To the console and to files, written as redirects.")
     prefix: String = key(
         "[${role_name}${local_rank}]:",
-        "Before each console line; knows ${role_name} ${local_rank} ${rank} ${group} ${attempt} ${pid}.",
+        "Before each console line; knows ${role_name} ${local_rank} ${rank} ${group} ${attempt} ${pid} ${timestamp}.",
     )
     local_ranks_filter: list[LocalRank] = key([], "Only these local ranks on the console; empty: all.")
+    duplicate_stdout_filters: list[Word] = key(
+        [], "Lines of teed stdout with one of these texts are also written to filtered_stdout.log, for all ranks."
+    )
+    duplicate_stderr_filters: list[Word] = key([], "The same for stderr and filtered_stderr.log.")
+    rotate: Rotate = key({})
+    journal: bool = key(False, "Lines of all workers also to journald, with RANKD_GROUP, RANK and so on as fields.")
+    when_full: WhenFull = key(
+        "drop", "A file or console takes nothing: drop and count what comes, or block the worker until it does."
+    )
 
 
 class Rlimits(Table):
@@ -220,9 +244,18 @@ class Resources(Table):
         None, "-1000: never killed when the host is out of memory; 1000: killed first."
     )
     cpu_affinity: CpuSets = key(
-        "auto", "CPUs for all workers (0-3,8) or by local rank (0-3;4-7); auto and none: wherever rankd may run."
+        "auto",
+        "CPUs for all workers (0-3,8) or by local rank (0-3;4-7); none: wherever rankd may run; auto: what numa says.",
     )
-    numa: Literal["none"] = key("none", "Nothing is bound to NUMA nodes.")
+    numa: Literal["none", Binding] = key(
+        "none",
+        "Which CPUs a worker runs on: those of its GPU's (or local rank's) NUMA node, of all nodes in the same socket, "
+        "a share of the node's cores that is its own, or one group of cores with a cache in common.",
+    )
+    memory_max: Size = key("0", "A worker that takes more memory is killed, children and all. 0: no limit.")
+    memory_high: Size = key("0", "A worker that takes more memory is slowed down until it gives back. 0: no limit.")
+    cpu_max: CpuMax = key("0", 'CPU time: a number of CPUs (1.5) or "QUOTA PERIOD" in microseconds. 0: no limit.')
+    pids_max: Annotated[int, Field(ge=0, le=2**22)] = key(0, "Processes and threads of a worker. 0: no limit.")
     rlimits: Rlimits = key({})
 
 

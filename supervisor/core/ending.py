@@ -6,7 +6,7 @@ from typing import assert_never
 
 from supervisor.core import events, restarts
 from supervisor.core.events import By
-from supervisor.core.messages import CancelTimer, ExitStatus, Worker, WorkerNotStarted
+from supervisor.core.messages import CancelTimer, ExitStatus, Worker, WorkerExited, WorkerNotStarted
 from supervisor.core.starting import resume_rank, settle_start
 from supervisor.core.state import Again, Ended, Failure, Group, Phase, Slot, Verdict
 from supervisor.core.stopping import settle_stop, stop
@@ -19,37 +19,39 @@ START_FAILED = 75
 """Exit code of a group that could not start for want of something (EX_TEMPFAIL)."""
 
 
-def worker_exited(turn: Turn, worker: Worker, status: ExitStatus) -> None:
+def worker_exited(turn: Turn, exited: WorkerExited) -> None:
+    worker, status = exited.worker, exited.status
     slot = turn.slot(worker)
     if slot is None or slot.pid is None or slot.status is not None:
         return
     group, now = turn.group, turn.now
     rules = group.plan.restart
     ran_for = now - slot.since
-    by = _by(group, status)
+    by = _by(group, exited)
     end = restarts.end_of(rules, status)
     success = end == "success"
-    words = events.how_it_ended(status)
-    turn.events.append(events.worker_exited(now, turn.who(worker), slot.pid, status, by, ran_for))
+    words = events.how_it_ended(status, by, exited.evidence)
+    turn.events.append(events.worker_exited(now, turn.who(worker), slot.pid, status, by, ran_for, words))
     running = group.phase in (Phase.STARTING, Phase.RUNNING)
     turn.put(
         Slot(worker, now, slot.pid, status),
         ready=group.ready - running,
         ended=group.ended.put(worker.rank, Ended(worker, now, slot.pid, status, by, success, words)),
     )
+    after = f"{words} after {ran_for:.1f} s"
+    if not success and by != "daemon":
+        turn.events.append(
+            events.worker_failed(
+                now, turn.who(worker), after, root_cause=running, pid=slot.pid, status=status, exit_code=status.code,
+                stderr_tail=exited.stderr_tail, error=exited.error,
+            )
+        )  # fmt: skip
     if not running:
         return
     if success and rules.scope == "group":
         _ended_well(turn)
         return
     rank = group.rank(worker.rank)
-    after = f"{words} after {ran_for:.1f} s"
-    if not success:
-        turn.events.append(
-            events.worker_failed(
-                now, turn.who(worker), after, root_cause=True, pid=slot.pid, status=status, exit_code=status.code
-            )
-        )
     exit_code = 128 + status.signal if status.signal is not None else status.code or 0
     failure = Failure(now, worker.attempt, rank, f"rank {rank} {after}", exit_code, status)
     cause = "finished" if success else "exit" if status.signal is None else "signal"
@@ -61,9 +63,13 @@ def worker_exited(turn: Turn, worker: Worker, status: ExitStatus) -> None:
         )
 
 
-def _by(group: Group, status: ExitStatus) -> By:
-    """Who ended it: we, if we had begun to stop it; itself, by exiting or crashing; else somebody outside."""
-    if group.phase in (Phase.STOPPING, Phase.FINISHED):
+def _by(group: Group, exited: WorkerExited) -> By:
+    """Who ended it: the kernel, where that is proved; we, if we had begun to stop it; itself, by exiting or crashing;
+    else somebody outside."""
+    status = exited.status
+    if exited.oom:
+        return "oom"
+    if group.phase in (Phase.STOPPING, Phase.FINISHED) and not exited.unasked:
         ours = any(status.signal == rung.signal for rung in group.plan.stop.ladder)
         return "itself" if status.signal in CRASH_SIGNALS and not ours else "daemon"
     return "itself" if status.signal is None or status.signal in CRASH_SIGNALS else "outside"

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-from supervisor.core.messages import ExitStatus
+from supervisor.core.messages import ErrorReport, ExitStatus
 
 Level = Literal["debug", "info", "warning", "error"]
-By = Literal["itself", "daemon", "outside"]
+By = Literal["itself", "daemon", "oom", "outside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,15 @@ def signal_name(number: int) -> str:
         return f"SIG{number}"
 
 
-def how_it_ended(status: ExitStatus) -> str:
-    """``exited with code 3`` or ``was killed by SIGSEGV (core dumped)``."""
+def how_it_ended(status: ExitStatus, by: By = "itself", evidence: str = "") -> str:
+    """``exited with code 3``, ``was killed by SIGSEGV (core dumped)`` or ``was killed by SIGKILL (out of memory)``."""
     if status.signal is None:
         return f"exited with code {status.code}"
-    return f"was killed by {signal_name(status.signal)}" + (" (core dumped)" if status.core_dumped else "")
+    why = "core dumped" if status.core_dumped else "out of memory" if by == "oom" else ""
+    if not why and not evidence and by == "outside" and status.signal == signals.SIGKILL:
+        why = "unknown, from outside"
+    words = ", ".join(filter(None, (why, evidence)))
+    return f"was killed by {signal_name(status.signal)}" + (f" ({words})" if words else "")
 
 
 def ms(seconds: float) -> float:
@@ -77,7 +81,8 @@ def worker_started(at: float, who: Who, pid: int) -> Event:
     )  # fmt: skip
 
 
-def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran_for: float) -> Event:
+def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran_for: float, words: str = "") -> Event:
+    """``words``: how it ended, if more is known than its status."""
     fields: dict[str, Any] = {**_of(who), "pid": pid}
     if status.signal is None:
         fields["exit_code"] = status.code
@@ -91,12 +96,13 @@ def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran
         "user_cpu_s": round(status.user_cpu_s, 6),
         "system_cpu_s": round(status.system_cpu_s, 6),
     }
-    return Event("worker.exited", "info", at, f"rank {who.rank} {how_it_ended(status)}", who.group, fields)
+    return Event("worker.exited", "info", at, f"rank {who.rank} {words or how_it_ended(status)}", who.group, fields)
 
 
 def worker_failed(
     at: float, who: Who, reason: str, *, root_cause: bool,
-    pid: int | None = None, status: ExitStatus | None = None, exit_code: int | None = None,
+    pid: int | None = None, status: ExitStatus | None = None, exit_code: int | None = None, stderr_tail: str = "",
+    error: ErrorReport | None = None,
 ) -> Event:  # fmt: skip
     """``root_cause`` is true for the first failure of an attempt. Without ``status`` the worker never ran."""
     fields: dict[str, Any] = {**_of(who), "root_cause": root_cause}
@@ -108,6 +114,16 @@ def worker_failed(
     elif exit_code is not None:
         fields["exit_code"] = exit_code
     fields["reason"] = reason
+    if stderr_tail:
+        fields["stderr_tail"] = stderr_tail
+    if error is not None:
+        told = {
+            "error": error.message,
+            "traceback": error.traceback,
+            "error_timestamp": error.timestamp,
+            "error_note": error.note,
+        }
+        fields |= {name: value for name, value in told.items() if value}
     return Event("worker.failed", "error", at, f"rank {who.rank} failed: {reason}", who.group, fields)
 
 
@@ -137,14 +153,16 @@ def worker_unkillable(at: float, who: Who, pid: int | None, details: str) -> Eve
 
 def worker_orphan_killed(at: float, who: Who, signal: int, processes: tuple[str, ...]) -> Event:
     """The worker has ended and left processes behind, which are now sent ``signal``."""
-    named = ", ".join(processes[:8]) + (f" and {len(processes) - 8} more" if len(processes) > 8 else "")
     return Event(
         "worker.orphan_killed", "warning", at,
-        f"rank {who.rank} left {len(processes)} process{'es' if len(processes) != 1 else ''} behind ({named}): "
-        f"sent {signal_name(signal)}", who.group,
-        {**_of(who), "signal": signal_name(signal),
-         "processes": list(processes[:32]), "count": len(processes)},
+        f"rank {who.rank} left {_behind(processes)}: sent {signal_name(signal)}", who.group,
+        {**_of(who), "signal": signal_name(signal), "processes": list(processes[:32]), "count": len(processes)},
     )  # fmt: skip
+
+
+def _behind(processes: tuple[str, ...]) -> str:
+    named = ", ".join(processes[:8]) + (f" and {len(processes) - 8} more" if len(processes) > 8 else "")
+    return f"{len(processes)} process{'es' if len(processes) != 1 else ''} behind ({named})"
 
 
 # ---- groups
@@ -237,6 +255,23 @@ def group_failed(at: float, group: str, attempt: int, reason: str, exit_code: in
     )  # fmt: skip
 
 
+def group_unlimited(at: float, group: str, keys: tuple[str, ...], why: str) -> Event:
+    """Limits that were asked for cannot be had: the workers run without them."""
+    return Event(
+        "group.unlimited", "warning", at,
+        f"{group} runs without {', '.join(keys)}: the workers' control groups cannot limit that here: {why}", group,
+        {"resources": list(keys), "reason": why},
+    )  # fmt: skip
+
+
+def group_failures_unwritten(at: float, group: str, why: str) -> Event:
+    """Failures are told in records only, until the file takes them again."""
+    return Event(
+        "group.failures_unwritten", "warning", at, f"failures of group {group} are not written: {why}", group,
+        {"reason": why},
+    )  # fmt: skip
+
+
 # ---- the daemon
 
 
@@ -291,13 +326,34 @@ def daemon_reload_refused(at: float, why: str) -> Event:
     return Event("daemon.reload_refused", "warning", at, f"not reloaded: {why}", None, {"reason": why})
 
 
-def worker_output_dropped(at: float, who: Who, stream: str, lost: int, why: str, *, over: bool) -> Event:
-    """A log file takes nothing, or, with ``over``, does again; ``lost`` bytes so far."""
+def worker_output_dropped(at: float, who: Who, stream: str, into: str, lost: int, why: str, *, over: bool) -> Event:
+    """A log file or the journal takes nothing, or, with ``over``, does again; ``lost`` bytes so far."""
     verb = "takes output again; dropped" if over else "takes no output, dropping it; so far"
     return Event(
-        "worker.output_dropped", "warning", at, f"rank {who.rank}: {stream}.log {verb} {lost} bytes: {why}", who.group,
-        {**_of(who), "stream": stream, "dropped_bytes": lost, "reason": why, "over": over},
+        "worker.output_dropped", "warning", at, f"rank {who.rank}: {into} {verb} {lost} bytes: {why}", who.group,
+        {**_of(who), "stream": stream, "into": into, "dropped_bytes": lost, "reason": why, "over": over},
     )  # fmt: skip
+
+
+def worker_output_blocked(at: float, who: Who, stream: str, into: str, why: str, *, over: bool) -> Event:
+    """A log file takes nothing and its worker waits for it, as configured; with ``over`` it goes on."""
+    verb = "takes output again" if over else "takes no output, so the worker has to wait"
+    return Event(
+        "worker.output_blocked", "info" if over else "warning", at, f"rank {who.rank}: {into} {verb}: {why}", who.group,
+        {**_of(who), "stream": stream, "into": into, "reason": why, "over": over},
+    )  # fmt: skip
+
+
+def daemon_console_lost(at: float, stream: str, why: str) -> Event:
+    """Whoever read our stdout or stderr is gone: what belongs there is lost from here on, and counted."""
+    return Event(
+        "daemon.console_lost", "warning", at, f"nobody reads rankd's {stream} any more: {why}", None,
+        {"stream": stream, "reason": why},
+    )  # fmt: skip
+
+
+def daemon_logs_reopened(at: float) -> Event:
+    return Event("daemon.logs_reopened", "info", at, "SIGUSR1: log files are opened anew", None, {"signal": "SIGUSR1"})
 
 
 def orphan_reaped(at: float, process: str) -> Event:
@@ -310,11 +366,11 @@ def orphan_reaped(at: float, process: str) -> Event:
 
 def leftovers_killed(at: float, pid: int, processes: tuple[str, ...], details: str) -> Event:
     """An earlier daemon (``pid``) died without a word; ``details`` names what of its processes will not die."""
-    named = ", ".join(processes[:8]) + (f" and {len(processes) - 8} more" if len(processes) > 8 else "")
+    earlier = f"an earlier rankd (pid {pid})" if pid else "an earlier rankd"
     return Event(
         "worker.orphan_killed", "warning", at,
-        f"an earlier rankd (pid {pid}) has died and left {len(processes)} process{'es' if len(processes) != 1 else ''} "
-        f"behind ({named}): sent SIGKILL{'; still there: ' + details if details else ''}", None,
+        f"{earlier} has died and left {_behind(processes)}: sent SIGKILL"
+        f"{'; still there: ' + details if details else ''}", None,
         {"signal": "SIGKILL", "processes": list(processes[:32]), "count": len(processes), "error": details},
     )  # fmt: skip
 

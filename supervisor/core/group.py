@@ -58,8 +58,8 @@ def step(group: Group, input: Input, now: float) -> Outcome:
             worker_started(turn, worker, pid)
         case WorkerNotStarted():
             worker_not_started(turn, input)
-        case WorkerExited(worker, status):
-            worker_exited(turn, worker, status)
+        case WorkerExited():
+            worker_exited(turn, input)
         case StraysFound(worker, processes):
             strays_found(turn, worker, processes)
         case WorkerGone(worker):

@@ -25,6 +25,19 @@ class ExitStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """What a failed worker has written to its error file; its own words, bounded and otherwise unchecked.
+
+    ``timestamp``: the worker's, in seconds since the epoch. ``note``: what is wrong with the file.
+    """
+
+    message: str = ""
+    traceback: str = ""
+    timestamp: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Worker:
     """One start of one worker: the address on every message about it."""
 
@@ -103,10 +116,20 @@ class WorkerNotStarted:
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited:
-    """The worker's own process has ended; children of it may still live."""
+    """The worker's own process has ended; children of it may still live.
+
+    ``oom``: proved that the kernel has killed it for want of memory. ``evidence``: what else is known, or who says so.
+    ``stderr_tail``: the last lines that it wrote to stderr, where it may have failed and they can be had.
+    ``unasked``: it had ended before we sent it any signal. ``error``: its error file, if it has failed so.
+    """
 
     worker: Worker
     status: ExitStatus
+    oom: bool = False
+    evidence: str = ""
+    stderr_tail: str = ""
+    unasked: bool = False
+    error: ErrorReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

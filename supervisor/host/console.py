@@ -20,6 +20,9 @@ from supervisor import clock
 LIMIT = 1 << 20
 RESERVE = 1 << 17
 
+RANK_COLOURS = (36, 33, 32, 35, 94, 96, 93, 92, 95)
+"""Foregrounds that can be read on dark and on light, by rank modulo their number (ECMA-48, SGR). Red is for errors."""
+
 # The device has no room now and may have some later; no readiness event will say when.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOBUFS, errno.ENOMEM})
 
@@ -35,8 +38,9 @@ class Console:
     ``limit`` bytes are held at most, and ``reserve`` more for what is urgent. ``mark`` makes the line that stands for
     so many dropped bytes (none: no line). ``on_dropped`` is called with that number once an episode, when the console
     works again, ``on_broken`` once with the reason when it never will (its reader or terminal is gone). ``broken`` is
-    that reason, and is set from the start for a descriptor that is closed. Two Consoles on one file would tear each
-    other's lines: if ``os.path.sameopenfile``, make one.
+    that reason, and is set from the start for a descriptor that is closed; ``lines_at_break`` had been taken and were
+    lost then. ``colour``: workers' prefixes are coloured. Two Consoles on one file would tear each other's lines: if
+    ``os.path.sameopenfile``, make one.
     """
 
     def __init__(
@@ -45,14 +49,17 @@ class Console:
         *,
         limit: int = LIMIT,
         reserve: int = RESERVE,
+        colour: bool = False,
         mark: Callable[[int], bytes] | None = None,
         on_dropped: Callable[[int], None] | None = None,
         on_broken: Callable[[str], None] | None = None,
     ) -> None:
         self.broken: str | None = None
         self.dropped_bytes = 0
+        self.lines_at_break = 0
         self._limit = limit
         self._reserve = reserve
+        self._colour = colour
         self._mark = mark
         self._on_dropped = on_dropped
         self._on_broken = on_broken
@@ -88,6 +95,17 @@ class Console:
     def _own(self, fd: int) -> None:
         self._fd, self._close = fd, partial(os.close, fd)
 
+    @property
+    def behind(self) -> bool:
+        """Whether something is held, or was dropped and is not marked yet, because the console takes no more."""
+        return bool(self._front or self._behind or self._missing)
+
+    def prefix(self, text: bytes, rank: int) -> bytes:
+        """The prefix of a worker's lines as this console shows it: the same colour for the same rank, always."""
+        if not self._colour or not text:
+            return text
+        return b"\x1b[%dm%b\x1b[0m" % (RANK_COLOURS[rank % len(RANK_COLOURS)], text)
+
     def write(self, data: bytes, *, urgent: bool = False) -> bool:
         """Whole lines are written now or held for later; False when they are dropped. Never raises, never waits.
 
@@ -100,6 +118,11 @@ class Console:
             return self._hold(data, urgent)
         self._front = self._push(data)
         return self.broken is None
+
+    def takes_more(self) -> bool:
+        """Whether nothing waits to be written (or never will be), so that nothing written now is dropped."""
+        waits = self._front or self._behind or self._missing
+        return not waits or self.broken is not None or (self._full and self._catch_up())
 
     def flush(self, timeout: float) -> bool:
         """Everything held is written, waiting at most ``timeout`` seconds; False when it could not be."""
@@ -172,13 +195,14 @@ class Console:
                 self._full = True  # tried again with the next write
                 self._stop_waiting()
             else:
-                self._break(error.strerror or str(error), len(rest))
+                self._break(error.strerror or str(error), bytes(rest))
                 return memoryview(b"")
         return memoryview(rest)
 
-    def _break(self, reason: str, unwritten: int) -> None:
+    def _break(self, reason: str, unwritten: bytes) -> None:
         self.broken = reason
-        self.dropped_bytes += unwritten + self._behind_bytes
+        self.dropped_bytes += len(unwritten) + self._behind_bytes
+        self.lines_at_break = sum(data.count(b"\n") for data in (unwritten, *self._behind))
         self._front = memoryview(b"")
         self._behind.clear()
         self._behind_bytes = self._missing = 0

@@ -12,18 +12,24 @@ known by number and start time, and signalled through ``proc.send``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Generator
+import select
+import signal as signals
+import time
+from collections.abc import Callable, Collection, Generator, Sequence
 from typing import NamedTuple
 
-from supervisor.host.proc import Process, inherited, processes, read_process, send
+from supervisor.host.proc import Ended, Process, inherited, open_proved, processes, read_process, send
+from supervisor.plan import Resources
 
 MARK = "RANKD_TREE"
 """The variable that carries the mark: a path, outermost first, when a worker is itself a supervisor of workers."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PASSES = 16
+_LOOKS_FOR = 0.05  # seconds, with more dead orphans than can be reaped in these, until others have their turn
 _READS_A_STEP = 64
 _ROUNDS = 8
+_ROUNDS_OF_A_BOMB = 64
 
 
 def become_subreaper() -> None:
@@ -46,13 +52,24 @@ class Orphan(NamedTuple):
     owner: Tree | None
 
 
-class Tree:
-    """One worker's processes: its leader, named by its pid, and whatever came of it."""
+class Alarm(NamedTuple):
+    """A descriptor that has one of ``events`` (epoll(7)) when it is time to look again. Whoever gets it closes it."""
 
-    __slots__ = ("leader", "leader_reaped", "mark")
+    fd: int
+    events: int
+
+
+class Tree:
+    """One worker's processes: its leader, named by its pid, and whatever came of it.
+
+    ``leaf``: the path of its control group; empty where it has none.
+    """
+
+    __slots__ = ("leader", "leader_reaped", "leaf", "mark")
 
     def __init__(self, mark: str) -> None:
         self.mark = mark
+        self.leaf = ""
         self.leader = 0
         self.leader_reaped = False
 
@@ -64,8 +81,18 @@ class Sessions:
     its session and lost its parent is not found any more.
     """
 
-    def __init__(self, *, adopts: bool, unclaimed: Callable[[Process], None]) -> None:
-        """``unclaimed`` is told of each orphan that came to us and belongs to no tree; we reap it all the same."""
+    controllers: frozenset[str] = frozenset()
+    """Of control groups: what can be limited for a worker's whole tree."""
+    ground = ""
+    """The control group that has those of the workers; empty: they have none."""
+    earlier = Ended()
+    """What an earlier daemon had left in our place, and was killed."""
+
+    def __init__(
+        self, *, adopts: bool, unclaimed: Callable[[Process], None], flavour: str = "session and subreaper"
+    ) -> None:
+        """``unclaimed`` is told of each orphan that came alive and belongs to no tree; we reap it all the same."""
+        self.flavour = flavour
         self._adopts = adopts
         self._unclaimed = unclaimed
         self._me = os.getpid()
@@ -78,6 +105,7 @@ class Sessions:
         self._leaders: set[int] = set()
         self._orphans: dict[int, Orphan] = {}
         self._others: set[int] = set()
+        self._inherited: set[int] = set()
 
     @property
     def mark(self) -> str:
@@ -86,8 +114,13 @@ class Sessions:
 
     # ---- one tree's life
 
-    def open(self) -> Tree:
-        """A tree for a worker about to be spawned, which must see ``MARK=tree.mark`` in its environment."""
+    # What goes unused below is of use where a tree has a control group.
+
+    def open(self, name: str = "", wanted: Resources | None = None, local_rank: int = 0) -> Tree:  # noqa: ARG002
+        """A tree for a worker about to be spawned, which must see ``MARK=tree.mark`` in its environment.
+
+        ``name`` is for people; of what is ``wanted``, only limits of whole trees are meant here: see ``controllers``.
+        """
         self._opened += 1
         tree = Tree(f"{self._mark}.{self._opened}")
         self._by_mark[tree.mark.rpartition("/")[2]] = tree
@@ -114,6 +147,10 @@ class Sessions:
         """The child ``pid`` of ours is somebody else's to wait for. Needed only for one that has left our session."""
         self._others.add(pid)
 
+    def adopt_children(self) -> None:
+        """What are our children now came with us through exec(2): nobody else knows of them, and waits for them."""
+        self._inherited = self._strange_children()
+
     # ---- what is left
 
     def left(self, ended: Collection[Tree]) -> dict[Tree, list[Process]]:
@@ -123,25 +160,28 @@ class Sessions:
         """
         if not self._adopts:
             return self._left_by_session(ended)
+        until = time.monotonic() + _LOOKS_FOR
         for _ in range(_PASSES):
             left: dict[Tree, list[Process]] = {}
             dead: list[Orphan] = []
             for pid in self._strange_children():
+                if time.monotonic() > until:  # a fork bomb: whose are those that were not looked at?
+                    return {tree: [] for tree in ended} | left
                 orphan = self._orphan(pid)
                 if orphan is None:
                     continue
                 if _reap(pid):
                     del self._orphans[pid]
                     dead.append(orphan)
+                elif orphan.owner is None and not _is_alive(pid):
+                    dead.append(orphan)
                 elif orphan.owner is not None and orphan.owner in ended:
                     left.setdefault(orphan.owner, []).append(orphan.process)
             if not dead:
                 return left
             # the children of what was reaped are ours now, and may not have been in the list that was read
-        for process, owner in dead:
-            if owner is not None and owner in ended:
-                left.setdefault(owner, []).append(process)
-        return left
+        # They end and leave a child faster than can be looked at; a dead one no longer tells whose it was.
+        return {tree: [] for tree in ended} | left
 
     def members(self, trees: Collection[Tree]) -> Generator[None, None, dict[Tree, list[Process]]]:
         """Everything alive of these trees but leaders that are not reaped; yields now and then to let others run.
@@ -163,9 +203,14 @@ class Sessions:
         return found
 
     def pursue(self, trees: Collection[Tree], signal: int, reached: Collection[Tree]) -> Generator[None, None, None]:
-        """Signal what is alive of ``trees`` outside the process groups of ``reached``, until nothing new is found."""
+        """Signal what is alive of ``trees`` outside the process groups of ``reached``, until nothing new is found.
+
+        Of those that go on to multiply, whoever is killed makes room for two under the limit that bounds them. So what
+        appears while we kill is only stopped at first, which keeps its place, and killed when nothing new appears.
+        """
         sent: set[tuple[int, int]] = set()
-        for _ in range(_ROUNDS):
+        held: list[Process] = []
+        for count in range(_ROUNDS if signal != signals.SIGKILL else _ROUNDS_OF_A_BOMB):
             found = yield from self.members(trees)
             new = [
                 process
@@ -173,12 +218,36 @@ class Sessions:
                 for process in processes
                 if process.identity not in sent and not (tree in reached and process.group == tree.leader)
             ]
+            holds = count > 0 and signal == signals.SIGKILL
+            held += new if holds else []
             for process in new:
-                send(process, signal)
+                send(process, signals.SIGSTOP if holds else signal)
                 sent.add(process.identity)
                 yield
             if not new:
-                return
+                break
+        for process in held:
+            send(process, signals.SIGKILL)
+            yield
+
+    def alarm(self, tree: Tree, strays: Sequence[Process]) -> Alarm | None:  # noqa: ARG002
+        """When to look again at a tree of which these are left; None for at once."""
+        pidfd = next((fd for fd in map(open_proved, strays) if fd is not None), None)
+        return None if pidfd is None else Alarm(pidfd, select.EPOLLIN)
+
+    def oom_kills(self, tree: Tree) -> int:  # noqa: ARG002
+        """How many of the tree's processes the kernel is known to have killed for memory."""
+        return 0
+
+    def remains(self, tree: Tree, strays: Sequence[Process]) -> list[Process]:
+        """Without a walk over /proc: what of the tree is there now, if these were found last."""
+        remains = [] if tree.leader_reaped else [read_process(tree.leader)]
+        remains += [read_process(stray.pid) for stray in strays]
+        known = {stray.identity for stray in strays}
+        return [one for one in remains if one is not None and (one.pid == tree.leader or one.identity in known)]
+
+    def give_back(self) -> None:
+        """The end: what was taken for containment is as it was found."""
 
     # ---- whose is it
 
@@ -223,11 +292,12 @@ class Sessions:
         process = read_process(pid)
         if process is None or process.parent != self._me or pid in self._others:
             return None
-        if process.session == self._session:  # setsid(2) gives no way back: no descendant of a worker is in there
-            return None
+        came_with_us = pid in self._inherited
+        if process.session == self._session and not came_with_us:
+            return None  # setsid(2) gives no way back: no descendant of a worker is in there
         orphan = self._orphans[pid] = Orphan(process, self._by_evidence(process))
-        if orphan.owner is None and known is None:
-            self._unclaimed(process)
+        if orphan.owner is None and known is None and not came_with_us and _is_alive(pid):
+            self._unclaimed(process)  # of a dead one nothing can be known, and nothing needs to be
         return orphan
 
     def _by_evidence(self, process: Process) -> Tree | None:
@@ -265,9 +335,24 @@ class Sessions:
         except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
             children = {process.pid for process in processes(besides=()) if process.parent == self._me}
         self._others &= children
+        self._inherited &= children
         for pid in self._orphans.keys() - children:
             del self._orphans[pid]  # somebody else has waited for it
         return children - self._leaders - self._others
+
+
+def _is_alive(pid: int) -> bool:
+    """False also for one on its way out, which has no memory any more, and so no environment to know it by."""
+    process = read_process(pid)
+    if process is None or process.dead:
+        return False
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError:  # another user's: not for us to see
+        pass
+    return True
 
 
 def _reap(pid: int) -> bool:

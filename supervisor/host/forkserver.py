@@ -36,7 +36,8 @@ _PROGRAM = "import sys; sys.path.append(sys.argv[1]); from supervisor.host.forke
 class Birth(NamedTuple):
     """What a forked process is to become; ``forked`` takes it apart. None and empty: as it is with the daemon.
 
-    ``limits``: the name for errors, then number, soft and hard value (see ``plan.Limit``).
+    ``limits``: the name for errors, then number, soft and hard value (see ``plan.Limit``). ``leaf``: the directory of
+    a control group (cgroups v2).
     """
 
     program: bytes
@@ -51,12 +52,13 @@ class Birth(NamedTuple):
     nice: int | None = None
     cpus: tuple[int, ...] = ()
     limits: tuple[tuple[str, int, int | None, int | None], ...] = ()
+    leaf: bytes = b""
 
 
 class Stillborn(Exception):
     """A child got no further than ``step``, because of ``error``.
 
-    "fork", "user", "cwd", "exec", or what of the resources could not be set: "nice", or the name of a limit.
+    "fork", "cgroup", "user", "cwd", "exec", or what of the resources could not be set: "nice", or the name of a limit.
     """
 
     def __init__(self, step: str, error: OSError) -> None:

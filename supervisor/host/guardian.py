@@ -26,8 +26,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from supervisor.host import leftovers, state
-from supervisor.host.leftovers import WITHIN, Ended, Search
-from supervisor.host.proc import open_proved, read_process
+from supervisor.host.leftovers import WITHIN, Search
+from supervisor.host.proc import Ended, open_proved, read_process
 from supervisor.host.state import Daemon, State
 
 if TYPE_CHECKING:
@@ -69,14 +69,16 @@ class Guardian:
         loop: asyncio.AbstractEventLoop,
         leave_alone: Callable[[int], None],
         lost: Callable[[str, bool], None],
+        ground: str = "",
     ) -> None:
-        """``directory``, absolute: where the ward's state is. ``leave_alone`` is told each guardian's pid, our child.
+        """``directory``, absolute: where the ward's state is. ``ground``: the control group of its
+        workers, if they have any. ``leave_alone`` is told each guardian's pid, our child.
 
         ``lost`` is told why there is no guardian now, and whether another is tried. Nothing here raises.
         """
         self.pid = 0
         """0 while there is none."""
-        self._words = [_ROOT, "guardian", "of", *map(str, ward), directory]
+        self._words = [_ROOT, "guardian", "of", *map(str, ward), directory, ground]
         self._loop = loop
         self._leave_alone = leave_alone
         self._lost = lost
@@ -159,18 +161,31 @@ class Guardian:
 
 
 def main(words: Sequence[str]) -> int:
-    """The guardian's life. ``words``: "guardian of", the fields of its ward, the directory of the ward's state."""
-    _, _, pid, started, session, mark, directory = words
+    """The guardian's life.
+
+    ``words``: "guardian of", the fields of its ward, the directory of the ward's state, the control group
+    of its workers.
+    """
+    _, _, pid, started, session, mark, directory, ground = words
     ward = Daemon(int(pid), int(started), int(session), mark)
     os.chdir("/")
     with open("/proc/self/comm", "w", encoding="ascii") as name:
         name.write("guardian")
+    end_leaves = _end_leaves() if ground else None
     _outlive(ward)
+    first = Ended() if end_leaves is None else end_leaves(ground)
     found = state.read(directory)
     # another's: the next daemon was faster than we are
     record = found if isinstance(found, State) and found.daemon == ward else None
-    _say(ward, leftovers.end(Search(ward, record)))
+    then = leftovers.end(Search(ward, record))
+    _say(ward, Ended(first.killed + then.killed, first.left + then.left))
     return 0
+
+
+def _end_leaves() -> Callable[[str], Ended]:
+    from supervisor.host.ground import end_leaves  # noqa: PLC0415 - most have no control groups, and memory is dear here
+
+    return end_leaves
 
 
 def _outlive(ward: Daemon) -> None:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from supervisor.host import state
 from supervisor.host.containment import MARK
-from supervisor.host.proc import OUT_OF_REACH, Process, inherited, open_proved, processes, read_process, send
+from supervisor.host.proc import OUT_OF_REACH, Ended, Process, inherited, open_proved, processes, read_process, send
 from supervisor.host.state import Daemon, Refused, State
 
 WITHIN = 10.0
@@ -41,13 +41,6 @@ SURE_AFTER = 0.05
 _SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _HELD = 256  # pidfds at a time
 _PROCESS_GROUP = 4  # PIDFD_SIGNAL_PROCESS_GROUP, since Linux 6.9 (pidfd_send_signal(2))
-
-
-class Ended(NamedTuple):
-    """What was found and sent SIGKILL, and what of it was still there when we gave up."""
-
-    killed: tuple[Process, ...] = ()
-    left: tuple[Process, ...] = ()
 
 
 class Earlier(NamedTuple):
@@ -120,7 +113,7 @@ class Search:
     def __init__(self, daemon: Daemon, record: State | None = None) -> None:
         self._daemon = daemon
         self._me = os.getpid()
-        self._foreign = {daemon.session, os.getsid(0)}
+        self._session = os.getsid(0)
         workers = record.workers if record else ()
         self._known = {(worker.pid, worker.started) for worker in workers}
         self._sessions = {worker.pid for worker in workers}
@@ -132,7 +125,7 @@ class Search:
         ours: dict[int, Process] = {}
         others = []
         for process in census.values():
-            if process.dead or process.started < self._daemon.started or process.session in self._foreign:
+            if process.dead or process.started < self._daemon.started or self._is_foreign(process, census):
                 continue
             if self._is_proved(process):
                 ours[process.pid] = process
@@ -143,6 +136,14 @@ class Search:
             others = [process for process in others if process.pid not in ours]
         self._known.update(process.identity for process in ours.values())
         return list(ours.values())
+
+    def _is_foreign(self, process: Process, census: dict[int, Process]) -> bool:
+        """In our session or the daemon's. The latter's number may be given anew; a younger leader tells."""
+        if process.session == self._session:
+            return True
+        leader = census.get(process.session)
+        is_old = leader is None or leader.started <= self._daemon.started
+        return process.session == self._daemon.session and is_old and process.identity not in self._known
 
     def _is_proved(self, process: Process) -> bool:
         """By itself, whatever its relations are.

@@ -1,25 +1,33 @@
-"""Where the streams of this host's workers go: to files, to the console, to both, or where the daemon's own go.
+"""Where the streams of this host's workers go: files, the console, journald, any of them, or where the daemon's own go.
 
-A stream whose only reader is a file is that file: the worker writes it by itself, and the daemon does nothing. Only
-what is copied to the console comes through a pipe.
+A stream whose only reader is a file is that file: the worker writes it by itself, and the daemon does nothing. What is
+copied, rotated or filtered comes through a pipe.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
-import stat
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 
 from supervisor.host.console import Console
+from supervisor.host.filtered import FilteredFile, FilteredLines
+from supervisor.host.journal import JOURNAL_SOCKET, Journal, JournalLines, entry_fields
+from supervisor.host.logfile import LogFile, RotatedFile, open_log
 from supervisor.host.pipes import Pipe, Pipes
-from supervisor.host.sinks import ConsoleLines, Dropped, LogFile, Losses
-from supervisor.host.spawn import Identity, make_directory
+from supervisor.host.sinks import STAMP, ConsoleLines, Dropped, Losses, Sink, StampedLines
+from supervisor.host.spawn import Identity, NotStarted, make_directory
+from supervisor.host.tail import Begun, LastBlocks, last_lines
 from supervisor.plan import WorkerPlan, substitute
 
 STDOUT, STDERR = 1, 2
 """The bits of ``Streams`` (torch.distributed.elastic.multiprocessing.api, ``Std``)."""
+
+REOPENED_A_TURN = 64
 
 
 class Output:
@@ -27,8 +35,8 @@ class Output:
 
     ``console_out`` and ``console_err`` get the lines of teed streams and may be one and the same; None: the files only.
     ``inherited`` are the descriptors given to workers for streams that have no file; they stay the caller's.
-    ``on_dropped`` hears of log files that take nothing. ``log_bytes`` (by group and stream) and ``log_dropped_bytes``
-    (by group) count what comes through pipes.
+    ``on_dropped`` hears of what takes nothing. ``log_bytes`` (by group and stream) and ``log_dropped_bytes`` (by group)
+    count what comes through pipes. ``journal_socket`` is journald's.
     """
 
     def __init__(
@@ -38,11 +46,16 @@ class Output:
         *,
         inherited: tuple[int, int] = (1, 2),
         on_dropped: Callable[[Dropped], None] | None = None,
+        journal_socket: str = JOURNAL_SOCKET,
     ) -> None:
         self.log_bytes: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.log_dropped_bytes: defaultdict[str, int] = defaultdict(int)
         self._on_dropped = on_dropped
         self._pipes = Pipes(self.log_bytes)
+        self._files: set[LogFile] = set()
+        self._filtered: dict[str, FilteredFile] = {}
+        self._journal_socket = journal_socket
+        self._journal: Journal | None = None
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._routes = (("stdout", STDOUT, console_out, inherited[0]), ("stderr", STDERR, console_err, inherited[1]))
 
@@ -53,7 +66,7 @@ class Output:
         and leaves nothing open then.
         """
         make_directory(plan.directory, Identity.of(plan))
-        attached = Attached(plan, self._pipes, self._null)
+        attached = Attached(plan, self._pipes, self._files, self._null)
         try:
             attached.stdout, attached.stderr = [self._route(attached, *route) for route in self._routes]
         except BaseException:
@@ -61,12 +74,29 @@ class Output:
             raise
         return attached
 
+    def reopen(self) -> None:
+        """Whatever file we write is opened anew by its name: somebody has moved it away (logrotate(8)).
+
+        A thousand at a time would hold up the loop: it turns in between.
+        """
+        self._reopen(iter(tuple(self._files)))
+
     def close(self) -> None:
         """Everything that can still be read is read, written and closed. Idempotent; the consoles stay open."""
         self._pipes.close()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
         if self._null >= 0:
             os.close(self._null)
             self._null = -1
+
+    def _reopen(self, files: Iterator[LogFile]) -> None:
+        some = list(islice(files, REOPENED_A_TURN))
+        for file in some:
+            file.reopen()
+        if some:
+            asyncio.get_running_loop().call_soon(self._reopen, files)
 
     def _route(self, attached: Attached, name: str, bit: int, console: Console | None, inherited: int) -> int:
         """The descriptor that is the stream ``name`` of the worker (torch's rules: ``DefaultLogsSpecs.reify``)."""
@@ -74,24 +104,140 @@ class Output:
         logs, rank = plan.logs, plan.local_rank
         shown = not logs.local_ranks_filter or rank in logs.local_ranks_filter
         teed = bool(logs.tee[rank] & bit)
-        if not teed and not logs.redirects[rank] & bit:
+        has_file = teed or bool(logs.redirects[rank] & bit)
+        if not has_file and not logs.journal:
             return inherited if shown else self._null
-        file = _open_log(f"{plan.directory}/{name}.log")
-        if not teed or not shown or console is None:
-            attached.child_ends.append(file)
-            return file
-        losses = Losses(plan.labels, name, self.log_dropped_bytes, self._on_dropped)
-        try:
-            reading, writing = os.pipe2(os.O_CLOEXEC)
-        except OSError:
-            os.close(file)
-            raise
-        os.set_blocking(reading, False)
+        path = f"{plan.directory}/{name}.log"
+        followed = teed and shown
+        texts = (logs.duplicate_stdout_filters if bit == STDOUT else logs.duplicate_stderr_filters) if followed else ()
+        if not followed or console is None:
+            console = None
+            if not texts and not logs.rotate.max_bytes and not logs.journal:
+                file = open_log(path)
+                attached.child_ends.append(file)
+                if bit == STDERR:
+                    attached.errors = Begun.of(path, file)
+                return file
+        stream = Stream(plan, name, console, texts, self._losses(plan, name))
+        attached.streams.append(stream)
+        if has_file:
+            stream.file = self._log_file(plan, path, stream.losses)
+            self._files.add(stream.file)
+        if bit == STDERR:
+            attached.errors = stream.file or stream.remember()
+        if texts:
+            stream.filtered = self._filtered_file(plan, name)
+        if logs.journal:
+            if self._journal is None:
+                self._journal = Journal(self._journal_socket)
+            stream.journal = self._journal, self._losses(plan, name, "journal")
+        reading, writing = os.pipe2(os.O_CLOEXEC)
         attached.child_ends.append(writing)
-        pipe = Pipe(reading, (plan.labels["group"], name), LogFile(file, losses))
-        attached.teed.append((pipe, console, losses))
-        self._pipes.add(pipe)
+        os.set_blocking(reading, False)
+        stream.open(Pipe(reading, (plan.labels["group"], name)), self._pipes)
         return writing
+
+    def _losses(self, plan: WorkerPlan, name: str, into: str = "") -> Losses:
+        return Losses(plan.labels, name, self.log_dropped_bytes, self._on_dropped, into)
+
+    def _log_file(self, plan: WorkerPlan, path: str, losses: Losses) -> LogFile:
+        open_file = partial(_open_again, plan)
+        patient = plan.logs.when_full == "block"
+        if plan.logs.rotate.max_bytes:
+            return RotatedFile(path, losses, plan.logs.rotate, open_file=open_file, patient=patient)
+        return LogFile(path, losses, open_file=open_file, patient=patient)
+
+    def _filtered_file(self, plan: WorkerPlan, name: str) -> FilteredFile:
+        """The file for that stream of all ranks of an attempt, with one user more."""
+        path = f"{os.path.dirname(plan.directory)}/filtered_{name}.log"
+        file = self._filtered.get(path)
+        if file is None:
+            losses = self._losses(plan, name, f"filtered_{name}.log")
+            file = FilteredFile(
+                path, losses, open_file=partial(_open_again, plan), left=partial(self._forget, path),
+                patient=plan.logs.when_full == "block",
+            )  # fmt: skip
+            self._filtered[path] = file
+            self._files.add(file)
+        file.users += 1
+        return file
+
+    def _forget(self, path: str) -> None:
+        self._files.discard(self._filtered.pop(path))
+
+
+class Stream:
+    """One stream of one worker that comes through a pipe, and all that it goes to."""
+
+    __slots__ = ("_console", "_last", "_texts", "file", "filtered", "journal", "losses", "name", "pipe", "plan")
+
+    def __init__(
+        self, plan: WorkerPlan, name: str, console: Console | None, texts: tuple[str, ...], losses: Losses
+    ) -> None:
+        self.plan = plan
+        self.name = name
+        self.losses = losses
+        self.file: LogFile | None = None
+        self.filtered: FilteredFile | None = None
+        self.journal: tuple[Journal, Losses] | None = None
+        self.pipe: Pipe | None = None
+        self._console = console
+        self._texts = texts
+        self._last: LastBlocks | None = None
+
+    def remember(self) -> LastBlocks:
+        """The end of the stream is kept: no file has it."""
+        self._last = LastBlocks()
+        return self._last
+
+    def open(self, pipe: Pipe, pipes: Pipes) -> None:
+        """The pipe is ours, and what comes through it goes to the file. Raises ``OSError``; ``close`` it then, too."""
+        self.pipe = pipe
+        pipe.sinks = tuple(sink for sink in (self.file, self._last) if sink is not None)
+        if self.plan.logs.when_full == "block":
+            pipe.gate = self._takes_more
+        pipes.add(pipe)
+
+    def started(self, pid: int) -> None:
+        """The prefix can be said now, and with it all lines."""
+        assert self.pipe is not None
+        self.pipe.sinks += tuple(self._lines(pid))
+
+    def close(self, pipes: Pipes) -> None:
+        """What is in the pipe is read, and what cannot be written now is dropped."""
+        if self.pipe is None:
+            if self.file is not None:
+                self.file.finish()
+        elif self.pipe.fd >= 0:
+            self.pipe.gate = None
+            if self.file is not None:
+                self.file.give_up()
+            pipes.drain(self.pipe)
+            pipes.end(self.pipe)
+        if self.filtered is not None:
+            self.filtered.leave()
+            self.filtered = None
+
+    def _lines(self, pid: int) -> Iterator[Sink]:
+        logs = self.plan.logs
+        words = {**self.plan.labels, "pid": str(pid), "timestamp": STAMP}
+        prefix = os.fsencode(substitute(logs.prefix, words))
+        if self._console is not None:
+            kind = StampedLines if STAMP.encode() in prefix else ConsoleLines
+            shown = self._console.prefix(prefix, int(self.plan.labels["rank"]))
+            yield kind(self._console, shown, self.losses)
+        if self.filtered is not None:
+            yield FilteredLines(self.filtered, self._texts, prefix, self.losses)
+        if self.journal is not None:
+            journal, losses = self.journal
+            yield JournalLines(journal, entry_fields(self.plan, self.name, pid), losses)
+
+    def _takes_more(self) -> bool:
+        """Whether files and console take what is read next. journald is never waited for: it may be waiting for us."""
+        files = (self.file, self.filtered)
+        return all(file is None or file.ready() for file in files) and (
+            self._console is None or self._console.takes_more()
+        )
 
 
 class Attached:
@@ -100,24 +246,26 @@ class Attached:
     ``stdin``, ``stdout`` and ``stderr`` are descriptors for the child; they are ours to close.
     """
 
-    __slots__ = ("_pipes", "child_ends", "plan", "stderr", "stdin", "stdout", "teed")
+    __slots__ = ("_files", "_pipes", "child_ends", "errors", "plan", "stderr", "stdin", "stdout", "streams")
 
-    def __init__(self, plan: WorkerPlan, pipes: Pipes, null: int) -> None:
+    def __init__(self, plan: WorkerPlan, pipes: Pipes, files: set[LogFile], null: int) -> None:
         self.plan = plan
         self.stdin = self.stdout = self.stderr = null
         self.child_ends: list[int] = []
-        self.teed: list[tuple[Pipe, Console, Losses]] = []
+        self.errors: Begun | LogFile | LastBlocks | None = None
+        self.streams: list[Stream] = []
         self._pipes = pipes
+        self._files = files
 
     def started(self, pid: int) -> None:
         """The worker has its descriptors: ours of them are closed, and what it writes is read from here on."""
         if not self.child_ends:
             return
         self._close_child_ends()
-        prefix = substitute(self.plan.logs.prefix, {**self.plan.labels, "pid": str(pid)})
-        for pipe, console, losses in self.teed:
-            pipe.sinks += (ConsoleLines(console, os.fsencode(prefix), losses),)
-            self._pipes.flow(pipe)
+        for stream in self.streams:
+            stream.started(pid)
+            assert stream.pipe is not None
+            self._pipes.flow(stream.pipe)
 
     def abort(self) -> None:
         """The start has failed: everything opened for it is closed."""
@@ -125,8 +273,18 @@ class Attached:
 
     def drain(self) -> None:
         """What the worker has written by now is on its way to file and console."""
-        for pipe, _, _ in self.teed:
-            self._pipes.drain(pipe)
+        for stream in self.streams:
+            if stream.pipe is not None:
+                self._pipes.drain(stream.pipe)
+
+    def stderr_tail(self) -> str:
+        """The last lines of the worker's stderr; nothing where we never see it, or its file cannot be read."""
+        if self.errors is None:
+            return ""
+        try:
+            return last_lines(self.errors.end())
+        except OSError:  # removed, or the disk fails: a failure is told without it
+            return ""
 
     def close(self) -> None:
         """What can still be read is read, to the last byte, and everything is closed.
@@ -134,26 +292,24 @@ class Attached:
         For when the worker's tree is gone; a process outside of it that holds a pipe is not waited for.
         """
         self._close_child_ends()
-        for pipe, _, _ in self.teed:
-            self._pipes.drain(pipe)
-            self._pipes.end(pipe)
-        self.teed.clear()
+        for stream in self.streams:
+            stream.close(self._pipes)
+            if stream.file is not None:
+                self._files.discard(stream.file)
+        self.streams.clear()
 
     def _close_child_ends(self) -> None:
         while self.child_ends:
             os.close(self.child_ends.pop())
 
 
-def _open_log(path: str) -> int:
-    """A regular file to append to.
-
-    The directory may be the worker's user's own: what is put there in the file's place (a link, a pipe without a
-    reader) must neither lead us elsewhere nor hold us up.
-    """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    fd = os.open(path, flags, 0o640)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    os.set_blocking(fd, True)
-    return fd
+def _open_again(plan: WorkerPlan, path: str) -> int:
+    """A log file of the worker; its directory is made anew if somebody has removed it. Raises ``OSError``."""
+    try:
+        return open_log(path)
+    except FileNotFoundError:
+        try:
+            make_directory(plan.directory, Identity.of(plan))
+        except NotStarted as why:
+            raise OSError(errno.ENOENT, why.reason, path) from why
+        return open_log(path)

@@ -12,6 +12,7 @@ import os
 import select
 import sys
 import termios
+from collections.abc import Callable
 from contextlib import suppress
 
 from supervisor.host.sinks import LINE_LIMIT, Sink
@@ -32,6 +33,10 @@ A worker that writes line by line as fast as it can would otherwise be read line
 thousand lines a second from a thousand workers a timer costs more than it saves: there each line is read as it comes.
 """
 
+REST_FOR = 0.01
+LONGEST_REST = 0.25
+"""Seconds until a pipe whose gate was shut is looked at again: at first, and at most, if nothing changes."""
+
 LARGE = 1 << 18
 LARGE_PIPES = 64
 """A pipe found with ``SHORT`` bytes or more after we waited is enlarged, so that its worker need not wait as well: so
@@ -41,15 +46,20 @@ rarely full to the brim: small writes are not split over pages.
 
 
 class Pipe:
-    """The reading end of one worker's stream and the sinks that its bytes go to; ``fd`` is -1 once it is closed."""
+    """The reading end of one worker's stream and the sinks that its bytes go to; ``fd`` is -1 once it is closed.
 
-    __slots__ = ("fd", "large", "name", "sinks")
+    ``gate``, where there is one, says whether the sinks take anything: if not, the pipe is not read, and its writer
+    will have to wait.
+    """
+
+    __slots__ = ("fd", "gate", "large", "name", "sinks")
 
     def __init__(self, fd: int, name: tuple[str, str], *sinks: Sink) -> None:
         self.fd = fd
         self.name = name
         self.sinks = sinks
         self.large = False
+        self.gate: Callable[[], bool] | None = None
 
 
 class Pipes:
@@ -64,6 +74,9 @@ class Pipes:
         self._turned_at = 0.0
         self._streak = 0
         self._large = 0
+        self._resting: set[Pipe] = set()
+        self._waking: asyncio.TimerHandle | None = None
+        self._rest_for = REST_FOR
         # glibc returns free memory at the top of the heap to the kernel and faults it in anew for the next block, which
         # doubles the cost of a tee. Freeing a mapping of this size raises that threshold to twice as much (mallopt(3)).
         bytes(8 * BLOCK)
@@ -96,6 +109,7 @@ class Pipes:
         if self._pipes.pop(pipe.fd, None) is not None:
             # Before the close: a process between fork and exec still holds the pipe, and with it the registration.
             self._ready.unregister(pipe.fd)
+        self._resting.discard(pipe)
         os.close(pipe.fd)
         pipe.fd = -1
         self._large -= pipe.large
@@ -107,6 +121,9 @@ class Pipes:
         for pipe in list(self._pipes.values()):
             self.drain(pipe)
             self.end(pipe)
+        if self._waking is not None:
+            self._waking.cancel()
+            self._waking = None
         if not self._ready.closed:
             self._ignore()
             self._ready.close()
@@ -131,6 +148,9 @@ class Pipes:
 
     def _take(self, pipe: Pipe) -> int:
         """The number of bytes moved from the pipe into its sinks, a block at most; 0: nothing is there now."""
+        if pipe.gate is not None and not pipe.gate():
+            self._rest(pipe)
+            return 0
         try:
             block = os.read(pipe.fd, BLOCK)
         except BlockingIOError:
@@ -148,6 +168,28 @@ class Pipes:
         for sink in pipe.sinks:
             sink.write(block)
         return taken
+
+    def _rest(self, pipe: Pipe) -> None:
+        if pipe in self._resting:
+            return
+        assert self._loop is not None
+        self._resting.add(pipe)
+        self._ready.modify(
+            pipe.fd, select.EPOLLET
+        )  # epoll_ctl(2): the writer's end is told in any case, so let it be once
+        if self._waking is None:
+            self._waking = self._loop.call_later(self._rest_for, self._wake)
+
+    def _wake(self) -> None:
+        assert self._loop is not None
+        self._waking = None
+        awake = [pipe for pipe in self._resting if pipe.gate is None or pipe.gate()]
+        self._resting.difference_update(awake)
+        for pipe in awake:
+            self.flow(pipe)
+        self._rest_for = REST_FOR if awake else min(2 * self._rest_for, LONGEST_REST)
+        if self._resting:
+            self._waking = self._loop.call_later(self._rest_for, self._wake)
 
     def _gathered(self) -> None:
         assert self._loop is not None

@@ -45,6 +45,13 @@ class Process(NamedTuple):
         return f"{self.pid} {self.name}"
 
 
+class Ended(NamedTuple):
+    """What was found and sent SIGKILL, and what of it was still there when we gave up."""
+
+    killed: tuple[Process, ...] = ()
+    left: tuple[Process, ...] = ()
+
+
 def read_process(pid: int) -> Process | None:
     """The process of that number, also a dead one that nobody has waited for; None if there is none that we may see."""
     try:
@@ -102,6 +109,13 @@ def send(process: Process, signal: int) -> None:
                 signals.pidfd_send_signal(pidfd, signals.SIGCONT)
     finally:
         os.close(pidfd)
+
+
+def wait_channel(pid: int) -> str:
+    """Where in the kernel the process sleeps; empty when it does not, or when that is not for us to see."""
+    with suppress(OSError), open(f"/proc/{pid}/wchan", encoding="ascii") as file:
+        return file.read().strip("0")
+    return ""
 
 
 def inherited(pid: int, name: str) -> str:

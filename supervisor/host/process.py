@@ -29,8 +29,10 @@ from supervisor.core.messages import (
     WorkerNotStarted,
     WorkerStarted,
 )
+from supervisor.host import error_file
 from supervisor.host.containment import MARK, Sessions, Tree
-from supervisor.host.proc import NOT_CONTINUED, OUT_OF_REACH, Process, open_proved, send
+from supervisor.host.oom import Since, Witness, core_pattern
+from supervisor.host.proc import NOT_CONTINUED, OUT_OF_REACH, Process, send, wait_channel
 from supervisor.host.spawn import Identity, NotStarted, Spawner, not_started
 from supervisor.plan import Reach, WorkerPlan
 
@@ -43,13 +45,18 @@ EXITS_A_TURN = 32
 GRACE = 0.02
 """Seconds that what a worker leaves behind has to end by itself, as Python's resource tracker does."""
 
+FLEETING = "processes that end before they can be named"
+
 CROWD = 32
 CROWD_LEAVES = 0.1
 """With more workers than that, so many seconds pass before those still there are searched for descendants elsewhere."""
 
 _REST = 4.0  # a look may cost a millisecond with thousands of children: at most a fifth of the time goes there
+_LONGEST_REST = 0.1
 _SHORTAGE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC})  # the last: of epoll's watches
 _SHORT_FOR = 0.1  # seconds until what failed for want of these is tried again
+_MANY = 8  # processes of a worker beyond which its end is a walk over /proc, and not one by one
+_DESCRIBED = 8  # processes of a worker that are described one by one
 _TRACED = 0.05  # seconds until a worker whose end a debugger is still looking at is asked for again
 
 
@@ -86,6 +93,9 @@ class Attached(Protocol):
     def drain(self) -> None:
         """Read what is there now."""
 
+    def stderr_tail(self) -> str:
+        """The last lines written to stderr, as far as they can be had."""
+
     def close(self) -> None:
         """Nobody writes any more: read to the end and close."""
 
@@ -101,18 +111,35 @@ class OutputDoor(Protocol):
 
 
 class _Run:
-    """One start of one worker. ``pidfd`` is the leader's; after its end one of a stray, or -1."""
+    """One start of one worker.
 
-    __slots__ = ("attached", "group", "killed", "pidfd", "told", "tree", "worker")
+    ``pidfd`` is the leader's; after its end what the containment gives as an alarm, or -1. ``killed``: whatever is left
+    is to die; ``signal``: the last one that its leader was sent by us. ``ended`` is known, if perhaps not told, when
+    epoll says so; ``asked``: a signal of ours came before. ``strays`` are those seen last; ``told``: they are about to
+    be named; ``missed``: when we came to do so, there were none.
+    """
 
-    def __init__(self, group: str, worker: Worker, tree: Tree, attached: Attached) -> None:
+    __slots__ = (
+        "asked", "attached", "ended", "error_file", "group", "killed", "missed", "pidfd", "signal", "since", "strays",
+        "told", "tree", "worker",
+    )  # fmt: skip
+
+    def __init__(
+        self, group: str, worker: Worker, tree: Tree, attached: Attached, since: Since, error_file: str
+    ) -> None:
         self.group = group
         self.worker = worker
         self.tree = tree
         self.attached = attached
+        self.error_file = error_file
         self.pidfd = -1
+        self.ended = self.asked = False
         self.killed = False
+        self.signal: int | None = None
         self.told = False
+        self.missed = False
+        self.strays: Sequence[Process] = ()
+        self.since = since
 
 
 class Processes:
@@ -120,14 +147,14 @@ class Processes:
 
     def __init__(self, post: Callable[[str, Input], None], output: OutputDoor, containment: Sessions) -> None:
         """``post`` is given a group's name and an input for it."""
-        self.descriptors: tuple[int, int] | None = None
-        """RLIMIT_NOFILE for workers, soft and hard, where ours is another; set right after the spawn (prlimit(2))."""
         self.idle = asyncio.Event()
         """Set while ``run`` has nothing to start."""
         self.spawner = Spawner(containment.leave_alone)
         self._post = post
         self._output = output
         self._containment = containment
+        self._witness = Witness()
+        self._since = self._witness.now()
         self._queue: deque[tuple[str, Worker, Callable[[], WorkerPlan]]] = deque()
         self._asked = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -135,6 +162,7 @@ class Processes:
         self._ended: dict[Tree, _Run] = {}
         self._looking: asyncio.Handle | None = None
         self._rested_at = 0.0
+        self._chased: set[Tree] = set()
         # One epoll for all pidfds, itself a single descriptor of the loop: an exit costs no Handle and no SelectorKey.
         self._epoll = select.epoll()
         self._watched: dict[int, _Run] = {}
@@ -163,6 +191,7 @@ class Processes:
     async def run(self) -> None:
         """Start what is asked for until cancelled, letting the loop turn after every ``SLICE`` seconds."""
         while True:
+            self._since = self._witness.now()
             while self._queue:
                 until = self._loop.time() + SLICE
                 while self._queue and self._loop.time() < until:
@@ -186,11 +215,11 @@ class Processes:
         except ValueError as error:
             raise NotStarted("permanent", str(error)) from error
         identity = Identity.of(plan)
-        tree = self._containment.open()
+        tree = self._containment.open(f"{group}.{worker.attempt}.{worker.rank}", plan.resources, plan.local_rank)
         try:
             attached = self._attach(plan)
             try:
-                run = _Run(group, worker, tree, attached)
+                run = _Run(group, worker, tree, attached, self._since, plan.env.get("TORCHELASTIC_ERROR_FILE", ""))
                 self._spawn_attached(run, plan, identity)
             except BaseException:
                 attached.abort()
@@ -211,7 +240,7 @@ class Processes:
     def _spawn_attached(self, run: _Run, plan: WorkerPlan, identity: Identity) -> None:
         ends = run.attached
         env = {**plan.env, MARK: run.tree.mark}
-        pid = self.spawner.spawn(plan, env, identity, ends.stdin, ends.stdout, ends.stderr)
+        pid = self.spawner.spawn(plan, env, identity, ends.stdin, ends.stdout, ends.stderr, leaf=run.tree.leaf)
         try:
             self._watch(run, os.pidfd_open(pid))
         except OSError as error:
@@ -219,15 +248,12 @@ class Processes:
             os.waitpid(pid, 0)
             raise not_started(f"'{plan.argv[0]}' cannot be watched", error) from error
         self._containment.spawned(run.tree, pid)
-        if self.descriptors is not None:
-            with suppress(OSError):  # it has ended already, or given itself other rights
-                resource.prlimit(pid, resource.RLIMIT_NOFILE, self.descriptors)
 
     # ---- ending
 
-    def _watch(self, run: _Run, pidfd: int) -> None:
+    def _watch(self, run: _Run, pidfd: int, events: int = select.EPOLLIN) -> None:
         try:
-            self._epoll.register(pidfd, select.EPOLLIN)
+            self._epoll.register(pidfd, events)
         except OSError:
             os.close(pidfd)
             raise
@@ -244,7 +270,11 @@ class Processes:
             self._look_soon()
 
     def _pidfds_readable(self) -> None:
-        for pidfd, _ in self._epoll.poll(0, EXITS_A_TURN):
+        readable = self._epoll.poll(0, EXITS_A_TURN)
+        for pidfd, _ in readable:
+            if pidfd in self._watched:
+                self._watched[pidfd].ended = True  # what the first of them leads to did not end the others
+        for pidfd, _ in readable:
             run = self._watched.pop(pidfd, None)
             if run is None:
                 continue  # what was posted for one before it has led to ``close``
@@ -272,7 +302,23 @@ class Processes:
         self._ended[run.tree] = run
         self._look_soon()
         run.attached.drain()
-        self._post(run.group, WorkerExited(run.worker, status))
+        # Not of a crowd that is stopped: they die of our signal, or exit with 0.
+        tells = status.code != 0 and (status.signal is None or status.signal != run.signal)
+        tail = run.attached.stderr_tail() if tells else ""
+        oom, evidence = self._evidence(run, status)
+        # A worker that fails because its peers are stopped has nothing to add, and there may be a thousand of them.
+        error = None if run.asked or status.code == 0 else error_file.read(run.error_file)
+        self._post(run.group, WorkerExited(run.worker, status, oom, evidence, tail, not run.asked, error))
+
+    def _evidence(self, run: _Run, status: ExitStatus) -> tuple[bool, str]:
+        """Of an end that needs one: whether the kernel killed it for memory, and what else there is to say."""
+        if status.core_dumped:
+            return False, core_pattern()
+        if status.signal != signals.SIGKILL or run.signal == signals.SIGKILL:
+            return False, ""
+        if self._containment.oom_kills(run.tree):
+            return True, "in its control group"
+        return self._witness.heard_of(run.tree.leader, run.since)
 
     def _forget_pidfd(self, run: _Run) -> None:
         os.close(run.pidfd)
@@ -297,21 +343,25 @@ class Processes:
             self._look_soon(_SHORT_FOR)  # and nobody is declared gone meanwhile
             return
         now = self._loop.time()
-        self._rested_at = now + _REST * (now - began_at)
+        self._rested_at = now + min(_REST * (now - began_at), _LONGEST_REST)
         for tree in [tree for tree in self._ended if tree not in left]:
             self._gone(self._ended.pop(tree))
 
     def _hold(self, run: _Run, strays: Sequence[Process]) -> None:
-        """The worker is not gone yet. The end of any one stray is reason enough to look again."""
-        if run.killed:
-            for process in strays:
-                send(process, signals.SIGKILL)
+        """The worker is not gone yet."""
+        run.strays = strays
+        if run.killed and run.tree not in self._chased:
+            if len(strays) > _MANY:
+                self._pursue([run], signals.SIGKILL, ())
+            else:
+                for process in strays:
+                    send(process, signals.SIGKILL)
         if run.pidfd < 0:
-            pidfd = next((fd for fd in map(open_proved, strays) if fd is not None), None)
-            if pidfd is None:
+            alarm = self._containment.alarm(run.tree, strays)
+            if alarm is None:
                 self._look_soon()
             else:
-                self._watch(run, pidfd)
+                self._watch(run, *alarm)
         if not run.told:
             run.told = True
             self._loop.call_later(GRACE, self._tell, run)
@@ -322,8 +372,14 @@ class Processes:
 
     def _name_strays(self, run: _Run) -> Generator[None, None, None]:
         found = yield from self._containment.members({run.tree})
-        if run.tree in self._ended and run.tree in found:
-            self._post(run.group, StraysFound(run.worker, tuple(map(str, found[run.tree]))))
+        if run.tree not in self._ended:
+            return
+        names = tuple(map(str, found.get(run.tree, ())))
+        if not names and not run.missed:  # most likely all have ended meanwhile
+            run.missed, run.told = True, False
+            self._look_soon()
+            return
+        self._post(run.group, StraysFound(run.worker, names or (FLEETING,)))
 
     def _gone(self, run: _Run) -> None:
         if run.pidfd >= 0:
@@ -336,6 +392,13 @@ class Processes:
         self._containment.close(run.tree)
         run.attached.close()
         self._post(run.group, WorkerGone(run.worker))
+
+    def remains(self, group: str, worker: Worker) -> str:
+        """What is left of a worker, in words: pid, name, state and wait channel of each process, as far as is known."""
+        run = self._runs.get((group, worker))
+        if run is None:
+            return ""
+        return ", ".join(map(_closely, self._containment.remains(run.tree, run.strays)[:_DESCRIBED]))
 
     # ---- signalling
 
@@ -353,6 +416,8 @@ class Processes:
             if run is None:
                 continue
             if not run.tree.leader_reaped:
+                run.signal = signal
+                run.asked = run.asked or not run.ended
                 _send_led(run, signal, reach)
                 led.append(run)
             if reach == "tree" or run.tree.leader_reaped:
@@ -370,7 +435,17 @@ class Processes:
         """Signal what is alive of these outside the process groups of ``reached``."""
         trees = {run.tree for run in runs if self._runs.get((run.group, run.worker)) is run}
         if trees:
-            self._in_slices(partial(self._containment.pursue, trees, signal, reached))
+            self._in_slices(partial(self._chase, trees, signal, reached))
+
+    def _chase(self, trees: set[Tree], signal: int, reached: Collection[Tree]) -> Generator[None, None, None]:
+        """While it kills, nobody else may: see ``Sessions.pursue``."""
+        if signal == signals.SIGKILL:
+            self._chased |= trees
+        try:
+            yield from self._containment.pursue(trees, signal, reached)
+        finally:
+            if signal == signals.SIGKILL:
+                self._chased -= trees
 
     def _in_slices(self, work: Callable[[], Iterator[None]], steps: Iterator[None] | None = None) -> None:
         """Do the work, letting the loop turn after every ``SLICE`` seconds; from the beginning if it fails for want."""
@@ -392,6 +467,11 @@ class Processes:
         for group, worker in list(self._runs):
             self.signal(group, (worker,), signals.SIGKILL, "tree")
 
+    @property
+    def all_are_gone(self) -> bool:
+        """No worker is left, nor anything of one: what could not be killed is still there."""
+        return not self._runs
+
     async def all_gone(self) -> None:
         """Returns when no worker is left."""
         while self._runs:
@@ -411,6 +491,7 @@ class Processes:
             self._containment.close(run.tree)
             run.attached.close()
         self.spawner.close()
+        self._witness.close()
         self._runs.clear()
         self._ended.clear()
         self._watched.clear()
@@ -423,6 +504,11 @@ def _send_led(run: _Run, signal: int, reach: Reach) -> None:
             signals.pidfd_send_signal(run.pidfd, signal)
         else:
             os.killpg(run.tree.leader, signal)
+
+
+def _closely(process: Process) -> str:
+    channel = wait_channel(process.pid)
+    return f"{process} (state {process.state}{f', waits in {channel}' if channel else ''})"
 
 
 def _exit_status(raw: int, usage: resource.struct_rusage) -> ExitStatus:

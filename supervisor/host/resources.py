@@ -21,6 +21,8 @@ OOM_SCORE_ADJ = "/proc/self/oom_score_adj"
 _ROOM = 64
 _MOST_OPEN_FILES = "/proc/sys/fs/nr_open"
 
+_OVER_ACCOUNTS = {"CAP_CHOWN": 0, "CAP_SETGID": 6, "CAP_SETUID": 7}
+
 Refusal = tuple[tuple[str, ...], str]
 """A key of the table ``resources``, and why what it asks for cannot be granted."""
 
@@ -99,7 +101,17 @@ def refusals(wanted: Resources) -> Iterator[Refusal]:
             yield ("rlimits", name), reason
     ours = os.sched_getaffinity(0)
     if beyond := frozenset[int]().union(*wanted.cpus) - ours:
-        yield ("cpu_affinity",), f"rankd may not run on CPU {_ranges(beyond)} (allowed: {_ranges(ours)})"
+        yield ("cpu_affinity",), f"rankd may not run on CPU {ranges(beyond)} (allowed: {ranges(ours)})"
+
+
+def missing_powers() -> list[str]:
+    """The capabilities that we lack to run workers as other users (capabilities(7)); none, as a rule, for root.
+
+    Here a table must do: to try it would be to become somebody else.
+    """
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    return [name for name, bit in _OVER_ACCOUNTS.items() if not effective >> bit & 1]
 
 
 def limit_number(name: str) -> int:
@@ -169,7 +181,7 @@ def _shown(limit: int) -> str:
     return "unlimited" if limit == UNLIMITED else str(limit)
 
 
-def _ranges(cpus: Iterable[int]) -> str:
+def ranges(cpus: Iterable[int]) -> str:
     """As people write them: ``0-3,8``."""
     ranges: list[list[int]] = []
     for cpu in sorted(cpus):

@@ -1,28 +1,30 @@
-"""What the bytes of one worker's stream go into: its log file as they are, the console line by line with a prefix.
+"""What the bytes of one worker's stream go into: here what takes them line by line, in ``logfile`` as they are.
 
 A sink takes blocks as they were read, never raises and never waits; what it cannot take is lost and accounted for.
 """
 
 from __future__ import annotations
 
-import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from supervisor import clock
 from supervisor.host.console import Console
 
 LINE_LIMIT = 1 << 16
 CONTINUED = b" ...\n"
+STAMP = "\0"
+"""Stands in a prefix for the instant at which a line was read: configured texts have no NUL."""
+
 _PIECES = 64
-_NEWLINE = 10
 
 
 class Sink(Protocol):
     """One of the places that a stream's bytes go to."""
 
-    def write(self, block: bytes) -> None:
+    def write(self, block: bytes) -> object:
         """Take the next bytes, at most ``LINE_LIMIT`` of them."""
 
     def finish(self) -> None:
@@ -31,10 +33,11 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A log file takes nothing: what ``worker.output_dropped`` tells, when it begins and when it is ``over``.
+    """Something takes nothing: what ``worker.output_dropped`` tells, when it begins and when it is ``over``.
 
     ``bytes`` is the number lost so far, and all of them when over; ``reason`` the system's words (strerror(3));
-    ``labels`` are the plan's: group, role_name, rank, local_rank, attempt.
+    ``labels`` are the plan's: group, role_name, rank, local_rank, attempt. ``stream`` is "stdout" or "stderr", and
+    ``into`` what takes nothing: "stdout.log", "journal" ... ``waits``: nothing is lost, the worker has to wait.
     """
 
     labels: Mapping[str, str]
@@ -42,12 +45,14 @@ class Dropped:
     bytes: int
     reason: str
     over: bool
+    into: str = ""
+    waits: bool = False
 
 
 class Losses:
     """What one stream of one worker has lost: counted for the group always, told once an episode begins and ends."""
 
-    __slots__ = ("_labels", "_on_dropped", "_stream", "_totals", "bytes", "reason")
+    __slots__ = ("_into", "_labels", "_on_dropped", "_stream", "_totals", "_waits", "bytes", "reason")
 
     def __init__(
         self,
@@ -55,13 +60,17 @@ class Losses:
         stream: str,
         totals: dict[str, int],
         on_dropped: Callable[[Dropped], None] | None = None,
+        into: str = "",
     ) -> None:
+        """``into`` is what loses it; the stream's own file if not given."""
         self.bytes = 0
         self.reason = ""
         self._labels = labels
         self._stream = stream
         self._totals = totals
         self._on_dropped = on_dropped
+        self._into = into or f"{stream}.log"
+        self._waits = False
 
     def count(self, lost: int) -> None:
         """So many bytes are lost, outside of any episode."""
@@ -82,73 +91,34 @@ class Losses:
             self._tell(over=True)
             self.bytes = 0
 
-    def _tell(self, *, over: bool) -> None:
+    def wait(self, reason: str) -> None:
+        """Nothing is lost, but the worker has to wait from now on."""
+        if not self._waits:
+            self._waits = True
+            self.reason = reason
+            self._tell(over=False, waits=True)
+
+    def waited(self) -> None:
+        """It need not wait any more."""
+        if self._waits:
+            self._waits = False
+            self._tell(over=True, waits=True)
+
+    def _tell(self, *, over: bool, waits: bool = False) -> None:
         if self._on_dropped is not None:
-            self._on_dropped(Dropped(self._labels, self._stream, self.bytes, self.reason, over))
+            lost = 0 if waits else self.bytes
+            self._on_dropped(Dropped(self._labels, self._stream, lost, self.reason, over, self._into, waits))
 
 
-class LogFile:
-    """A file that has every byte of a stream, exactly as written by the worker.
-
-    While the file takes nothing (ENOSPC, EDQUOT, EIO) bytes are dropped, so that the worker goes on; the first thing
-    it takes again is a line that says how many. ``fd`` is ours from here on, opened with O_APPEND.
-    """
-
-    __slots__ = ("_fd", "_losses", "_mid_line")
-
-    def __init__(self, fd: int, losses: Losses) -> None:
-        self._fd = fd
-        self._losses = losses
-        self._mid_line = False
-
-    def write(self, block: bytes) -> None:
-        if self._losses.bytes and not self._mark():
-            self._losses.add(len(block), self._losses.reason)
-            return
-        written = 0
-        try:
-            written = os.write(self._fd, block)
-            while written < len(block):
-                written += os.write(self._fd, block[written:])
-        except OSError as error:
-            self._losses.add(len(block) - written, error.strerror or str(error))
-        if written:
-            self._mid_line = block[written - 1] != _NEWLINE
-
-    def finish(self) -> None:
-        if self._losses.bytes:
-            self._mark()
-            self._losses.end()
-        with suppress(OSError):  # close(2): the descriptor is gone whatever it says, and nothing can be tried again
-            os.close(self._fd)
-
-    def _mark(self) -> bool:
-        """True when the file works again, and has the line that says what is missing."""
-        mark = f"[rankd: dropped {self._losses.bytes} bytes: {self._losses.reason}]\n".encode()
-        if self._mid_line:
-            mark = b"\n" + mark
-        try:
-            written = os.write(self._fd, mark)
-            if written < len(mark):
-                os.ftruncate(self._fd, os.fstat(self._fd).st_size - written)
-                return False
-        except OSError:
-            return False
-        self._mid_line = False
-        self._losses.end()
-        return True
-
-
-class ConsoleLines:
-    """Whole lines on a console that others write to as well, each with its worker's prefix.
+class Lines(ABC):
+    """Whole lines, each with a prefix, made of blocks that are cut anywhere; ``_put`` takes them, newlines and all.
 
     A line longer than ``LINE_LIMIT`` comes in parts, each with the prefix, all but the last marked with ``CONTINUED``.
     """
 
-    __slots__ = ("_console", "_held", "_held_bytes", "_limit", "_losses", "_newline", "_prefix")
+    __slots__ = ("_held", "_held_bytes", "_limit", "_losses", "_newline", "_prefix")
 
-    def __init__(self, console: Console, prefix: bytes, losses: Losses, limit: int = LINE_LIMIT) -> None:
-        self._console = console
+    def __init__(self, prefix: bytes, losses: Losses, limit: int = LINE_LIMIT) -> None:
         self._prefix = prefix
         self._newline = b"\n" + prefix
         self._losses = losses
@@ -157,19 +127,20 @@ class ConsoleLines:
         self._held_bytes = 0
 
     def write(self, block: bytes) -> None:
-        if self._console.broken is not None:
-            return
         first = block.find(b"\n")
+        parts = b""
         if self._held_bytes + (first if first >= 0 else len(block)) > self._limit:
-            block = self._cut(block)
+            parts, block = self._cut(block)
         last = block.rfind(b"\n")
         if last >= 0:
             # Every newline before the last begins a line: all their prefixes in one go.
-            lines = b"".join((self._prefix, *self._held, block[:last].replace(b"\n", self._newline), b"\n"))
+            lines = b"".join((parts, self._prefix, *self._held, block[:last].replace(b"\n", self._newline), b"\n"))
             self._held.clear()
             self._held_bytes = 0
             self._put(lines)
             block = block[last + 1 :]
+        elif parts:
+            self._put(parts)
         if block:
             self._hold(block)
 
@@ -179,8 +150,8 @@ class ConsoleLines:
             self._held.clear()
             self._held_bytes = 0
 
-    def _cut(self, block: bytes) -> bytes:
-        """What is left of ``block``, and of the line begun before it, once that line is short enough."""
+    def _cut(self, block: bytes) -> tuple[bytes, bytes]:
+        """The parts of a line that is too long, and what is left of it and of ``block`` once it is short enough."""
         text = b"".join((*self._held, block))
         self._held.clear()
         self._held_bytes = 0
@@ -191,8 +162,7 @@ class ConsoleLines:
         while end - start > self._limit:
             parts += (self._prefix, text[start : start + self._limit], CONTINUED)
             start += self._limit
-        self._put(b"".join(parts))
-        return text[start:]
+        return b"".join(parts), text[start:]
 
     def _hold(self, piece: bytes) -> None:
         if len(self._held) >= _PIECES:  # a worker that writes a byte at a time must not cost an object for each
@@ -200,6 +170,39 @@ class ConsoleLines:
         self._held.append(piece)
         self._held_bytes += len(piece)
 
+    @abstractmethod
+    def _put(self, lines: bytes) -> None: ...
+
+
+class ConsoleLines(Lines):
+    """Whole lines on a console that others write to as well."""
+
+    __slots__ = ("_console",)
+
+    def __init__(self, console: Console, prefix: bytes, losses: Losses, limit: int = LINE_LIMIT) -> None:
+        super().__init__(prefix, losses, limit)
+        self._console = console
+
     def _put(self, lines: bytes) -> None:
         if not self._console.write(lines) and self._console.broken is None:
             self._losses.count(len(lines))
+
+
+class StampedLines(ConsoleLines):
+    """Lines with the instant in their prefix: all that come with one read have come at one instant."""
+
+    __slots__ = ("_template",)
+
+    def __init__(self, console: Console, prefix: bytes, losses: Losses, limit: int = LINE_LIMIT) -> None:
+        super().__init__(console, stamped(prefix), losses, limit)
+        self._template = prefix
+
+    def write(self, block: bytes) -> None:
+        self._prefix = stamped(self._template)
+        self._newline = b"\n" + self._prefix
+        super().write(block)
+
+
+def stamped(prefix: bytes) -> bytes:
+    """The prefix with this instant where ``STAMP`` stands."""
+    return prefix.replace(STAMP.encode(), clock.rfc3339(clock.now()).encode())

@@ -8,8 +8,9 @@ import grp
 import os
 import pwd
 import signal
+import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import NamedTuple
 
 from supervisor.core.messages import Fault
@@ -98,7 +99,9 @@ def make_directory(path: str, identity: Identity) -> None:
         try:
             os.mkdir(path)
         except FileNotFoundError:
-            os.makedirs(path, exist_ok=True)
+            _make_way(os.path.dirname(path))
+            with suppress(FileExistsError):
+                os.mkdir(path)
         except FileExistsError:
             if not os.path.isdir(path):
                 raise
@@ -106,6 +109,19 @@ def make_directory(path: str, identity: Identity) -> None:
             os.chown(path, -1 if identity.uid is None else identity.uid, -1 if identity.gid is None else identity.gid)
     except OSError as error:
         raise not_started(f"cannot make the worker's directory '{path}'", error) from error
+
+
+def _make_way(path: str) -> None:
+    """A directory, and those above it, that any worker may pass through, whatever our umask is."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        _make_way(os.path.dirname(path))
+        with suppress(FileExistsError):
+            os.mkdir(path)
+    os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | 0o111)  # noqa: S103 - to pass through, not to read
 
 
 def find_program(plan: WorkerPlan) -> str:
@@ -155,22 +171,24 @@ class Spawner:
             self._others -= 1
 
     def spawn(
-        self, plan: WorkerPlan, env: Mapping[str, str], identity: Identity, stdin: int, stdout: int, stderr: int
-    ) -> int:
+        self, plan: WorkerPlan, env: Mapping[str, str], identity: Identity, stdin: int, stdout: int, stderr: int,
+        *, leaf: str = "",
+    ) -> int:  # fmt: skip
         """Run the worker's program; returns its pid once exec(2) has succeeded. Raises ``NotStarted``.
 
         By posix_spawn(3), a vfork(2): what it costs does not grow with us. Where it can not do all that is asked for,
-        by the fork server, which takes a millisecond. All our other descriptors are close-on-exec.
+        by the fork server, which takes a millisecond. All our other descriptors are close-on-exec. ``leaf``: the
+        control group that the worker is in from its first instruction on.
         """
         program = find_program(plan)
         try:
-            if self._is_plain(plan, identity, stdout, stderr):
+            if not leaf and self._is_plain(plan, identity, stdout, stderr):
                 with self._entered(plan.cwd) if plan.cwd else _AS_WE_ARE:
                     if self._open_files.before is None:
                         return _posix_spawn(program, plan, env, stdin, stdout, stderr)
                     with self._open_files.as_before(stdin, stdout, stderr) as ends:
                         return _posix_spawn(program, plan, env, *ends)
-            return self._server.spawn(_birth(program, plan, env, identity), stdin, stdout, stderr)
+            return self._server.spawn(_birth(program, plan, env, identity, leaf), stdin, stdout, stderr)
         except Stillborn as why:
             raise _why(why.step, why.error, plan, program) from why
         except OSError as error:
@@ -228,7 +246,7 @@ def _way_back() -> int | None:
     return here
 
 
-def _birth(program: str, plan: WorkerPlan, env: Mapping[str, str], identity: Identity) -> Birth:
+def _birth(program: str, plan: WorkerPlan, env: Mapping[str, str], identity: Identity, leaf: str) -> Birth:
     encode, resources = os.fsencode, plan.resources
     return Birth(
         encode(program),
@@ -243,6 +261,7 @@ def _birth(program: str, plan: WorkerPlan, env: Mapping[str, str], identity: Ide
         tuple(
             (f"rlimits.{name}", limit_number(name), limit.soft, limit.hard) for name, limit in resources.rlimits.items()
         ),
+        encode(leaf),
     )
 
 
@@ -256,6 +275,8 @@ def _why(step: str, error: OSError, plan: WorkerPlan, program: str) -> NotStarte
             return _why_not_entered(error, plan)
         case "user" if error.errno == errno.EPERM:
             return NotStarted("permanent", f"the daemon is not permitted to run a worker{_for(plan)}")
+        case "cgroup":
+            return not_started(f"'{plan.argv[0]}' cannot be put in a control group of its own", error)
         case "user" | "fork":
             return not_started(f"a process for '{plan.argv[0]}' cannot be set up", error)
         case _:

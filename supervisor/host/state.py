@@ -258,6 +258,7 @@ class StateFile:
         self._troubled = troubled
         self._head = {"version": VERSION, "boot_id": boot_id(), "run_id": run_id, "daemon": daemon._asdict()}
         self._workers: dict[tuple[str, int], str] = {}
+        self._new: dict[tuple[str, int], tuple[int, int]] = {}
         self._due: asyncio.TimerHandle | None = None
         self._written_at = 0.0
         self._in_trouble = False
@@ -265,20 +266,13 @@ class StateFile:
 
     def started(self, group: str, rank: int, attempt: int, pid: int) -> None:
         """That worker runs as the process ``pid``, our child, which is not reaped before ``ended``."""
-        try:
-            process = read_process(pid)
-        except OSError:  # short of descriptors: it has its mark, too
-            return
-        if process is not None:
-            self._workers[group, rank] = (
-                f'{{"group": {json.dumps(group)}, "rank": {rank}, "attempt": {attempt}, '
-                f'"pid": {pid}, "started": {process.started}}}'
-            )
-            self._change()
+        # Looked at with the next writing: at this moment it is on its way through exec(2), and /proc would let us wait
+        self._new[group, rank] = attempt, pid
+        self._change()
 
     def ended(self, group: str, rank: int) -> None:
         """The worker's own process has been reaped: its number may be another's from now on."""
-        if self._workers.pop((group, rank), None) is not None:
+        if self._new.pop((group, rank), None) is None and self._workers.pop((group, rank), None) is not None:
             self._change()
 
     def close(self, *, in_order: bool) -> None:
@@ -295,6 +289,7 @@ class StateFile:
 
     def _write(self) -> None:
         self._due = None
+        self._look_at_new()
         try:
             self._replace(self._text())
         except OSError as error:
@@ -307,6 +302,19 @@ class StateFile:
                 self._in_trouble = False
                 self._troubled(None)
         self._written_at = self._loop.time()
+
+    def _look_at_new(self) -> None:
+        for (group, rank), (attempt, pid) in list(self._new.items()):
+            try:
+                process = read_process(pid)
+            except OSError:
+                continue  # short of descriptors, as the writing will be: once more with the next
+            del self._new[group, rank]
+            if process is not None:
+                self._workers[group, rank] = (
+                    f'{{"group": {json.dumps(group)}, "rank": {rank}, "attempt": {attempt}, '
+                    f'"pid": {pid}, "started": {process.started}}}'
+                )
 
     def _text(self) -> bytes:
         head = json.dumps(self._head | {"directory": _place(self._directory), "written_at": ticks()})

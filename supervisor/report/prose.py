@@ -35,7 +35,7 @@ def _lasted(milliseconds: Any) -> str:
 
 _SURPRISING = {
     "outside": "from outside",
-    "oom": "for lack of memory",
+    "oom": "out of memory",
     "timer": "by a timer",
     "heartbeat": "for silence",
 }
@@ -63,7 +63,7 @@ class Prose:
     def __call__(self, _logger: object, level: str, context: MutableMapping[str, Any]) -> bytes:
         event: Event = context["told"]
         paint = self._paint
-        who, sentence = map(_printable, self._subject(event))
+        who, sentence = map(printable, self._subject(event))
         self._width = min(max(self._width, len(who)), WIDEST)
         colour = _LEVEL_COLOURS[level]
         parts = [
@@ -102,7 +102,7 @@ def _facts(event: Event) -> str:
         except (TypeError, ValueError, OverflowError):  # it is not what it is called: JSON has it, people need not
             continue
         if words and words not in event.message and not _said_exactly(name, value, event.message):
-            facts.append(_printable(before + words))
+            facts.append(printable(before + words))
     return ", ".join(facts)
 
 
@@ -111,7 +111,8 @@ def _said_exactly(name: str, value: Any, message: str) -> bool:
     return name.endswith("_ms") and f"{value:.0f} ms" in message
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """``text`` as one line that moves no cursor and rings no bell, of bounded length."""
     text = text if len(text) <= LONGEST else text[:LONGEST] + " ..."
     return _UNPRINTABLE.sub(lambda match: _ESCAPES.get(match[0], f"\\u{ord(match[0]):04x}"), text)
 

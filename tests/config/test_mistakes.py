@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from supervisor.config import load, tables
 from supervisor.errors import ConfigError
+from supervisor.host import resources
 
 ENVIRON = {"HOME": "/home/somebody"}
 CPU = min(os.sched_getaffinity(0))
@@ -114,7 +115,22 @@ def file(tmp_path: Path) -> Path:
         ("resources.nice = 20", "groups.trainer.resources.nice: must be at most 19"),
         ('resources.nice = "5"', 'groups.trainer.resources.nice: "5" is not a whole number (remove the quotes)'),
         ("resources.oom_score_adj = -1001", "groups.trainer.resources.oom_score_adj: must be at least -1000"),
-        ('resources.numa = "node"', 'groups.trainer.resources.numa: "node" is not a numa (allowed: none'),
+        (
+            'resources.numa = "nodes"',
+            'numa: "nodes" is not a numa (allowed: none, node, socket, exclusive, core-complex; did you mean "node"?)',
+        ),
+        (
+            f'resources.numa = "node"\nresources.cpu_affinity = "{CPU}"',
+            'resources.numa: node says which CPUs, so that cpu_affinity has to be "auto" (its default)',
+        ),
+        (
+            'resources.numa = "socket"\nresources.cpu_affinity = "none"',
+            'resources.numa: socket says which CPUs, so that cpu_affinity has to be "auto"',
+        ),
+        (
+            'resources.numa = "exclusive"\nworkers = 60000',
+            "resources.numa: exclusive is not possible here: NUMA node 0 has ",
+        ),
         ("resources.cpu_affinity = 0", "groups.trainer.resources.cpu_affinity: 0 does not say which CPUs"),
         ('resources.cpu_affinity = "9999"', "resources.cpu_affinity: rankd may not run on CPU 9999 (allowed: "),
         (
@@ -385,13 +401,25 @@ def test_root_does_not_do_what_everybody_may_write(file: Path, monkeypatch: pyte
 def test_only_root_may_change_to_another_user(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     monkeypatch.setattr(os, "getegid", lambda: 4242)
+    monkeypatch.setattr(resources, "missing_powers", lambda: ["CAP_SETUID"])
+    why = "(rankd runs as uid 4242 without CAP_SETUID)"
     assert told(file, MINIMAL + 'user = "root"\ngroup = "root"') == [
-        "3: groups.trainer.user: only root may run workers as another user (rankd runs as uid 4242)",
-        "4: groups.trainer.group: only root may run workers as another group (rankd runs as uid 4242)",
+        f"3: groups.trainer.user: only root may run workers as another user {why}",
+        f"4: groups.trainer.group: only root may run workers as another group {why}",
     ]
     file.write_text(MINIMAL + "user = 4242\ngroup = 4242")
     plan = load(str(file), ENVIRON).groups["trainer"]
     assert (plan.user, plan.group) == ("4242", "4242")
+
+
+def test_who_has_roots_capabilities_for_it_may_change_users_without_being_root(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with AmbientCapabilities=CAP_CHOWN CAP_SETGID CAP_SETUID in the unit."""
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    monkeypatch.setattr(resources, "missing_powers", list)
+    file.write_text(MINIMAL + 'user = "root"')
+    assert load(str(file), ENVIRON).groups["trainer"].user == "root"
 
 
 def test_an_id_without_a_name_needs_a_group(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import socket
 import time
@@ -19,6 +20,7 @@ from supervisor.plan import (
     LogRules,
     Resources,
     RestartRules,
+    Rotation,
     Rung,
     StopRules,
     Streams,
@@ -98,6 +100,11 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
         logs.tee = "0"
         logs.prefix = ""
         logs.local_ranks_filter = [0, 11]
+        logs.duplicate_stdout_filters = ["loss", "a, b"]
+        logs.duplicate_stderr_filters = ["NaN"]
+        logs.rotate = {{ max_bytes = "10MB", keep = 3 }}
+        logs.journal = true
+        logs.when_full = "block"
         resources.nice = 19
         resources.oom_score_adj = 1000
         resources.cpu_affinity = "{cpu}"
@@ -108,17 +115,30 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
         cwd = "${{HOME}}/job"
         """,
     )
+    me = pwd.getpwuid(os.geteuid())
+    account = {"HOME": me.pw_dir, "USER": me.pw_name, "LOGNAME": me.pw_name, "SHELL": me.pw_shell or "/bin/sh"}
     z = GroupPlan(
         name="z",
         command=("echo", "${RANK}", "a", ""),
         workers=12,
         role="r",
-        logs=LogRules("/logs", Streams(0, {0: 1, 11: 2}), Streams(0), "", frozenset({0, 11})),
+        logs=LogRules(
+            "/logs",
+            Streams(0, {0: 1, 11: 2}),
+            Streams(0),
+            "",
+            frozenset({0, 11}),
+            ("loss", "a, b"),
+            ("NaN",),
+            Rotation(10_000_000, 3),
+            journal=True,
+            when_full="block",
+        ),
         cwd=os.path.normpath(tmp_path / "../job"),
         user=str(os.geteuid()),
         group=str(os.getegid()),
         umask=0o027,
-        env={"A": "mine", "B": "two", "C": "x=y", "D": "", "E": ""},
+        env=account | {"A": "mine", "B": "two", "C": "x=y", "D": "", "E": ""},
         inherit_env=False,
         depends_on={"a": "succeeded"},
         required=False,
@@ -199,6 +219,21 @@ def test_directories_are_systemds_else_the_users(
     assert (defaults.state_dir(environ), defaults.runtime_dir(environ)) == (state, runtime)
 
 
+@pytest.mark.parametrize(
+    ("named", "environ", "common"),
+    [
+        ("", {}, True),
+        ("", {"STATE_DIRECTORY": "/state"}, False),
+        ('state_dir = "state"', {}, False),
+    ],
+)
+def test_a_state_directory_that_nobody_named_is_known_to_be_common(
+    file: Path, named: str, environ: dict[str, str], common: bool
+) -> None:
+    file.write_text(f'[daemon]\n{named}\n[groups.g]\ncommand = ["true"]\n')
+    assert load(str(file), {"HOME": "/h", **environ}).state_dir_is_common is common
+
+
 def test_root_keeps_its_sockets_in_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert defaults.runtime_dir({}) == "/run/rankd"
@@ -239,3 +274,16 @@ def test_every_run_has_another_id(file: Path) -> None:
     first, second = plan(file, text), plan(file, text)
     assert re.fullmatch("[0-9a-f]{12}", first.run_id)
     assert first.run_id != second.run_id
+
+
+def test_a_worker_with_a_user_is_told_whose_home_it_has_unless_env_says_otherwise(file: Path) -> None:
+    env = plan(file, '[groups.g]\ncommand = ["true"]\nuser = "root"\nenv = { HOME = "/h" }').groups["g"].env
+    assert env == {"HOME": "/h", "USER": "root", "LOGNAME": "root", "SHELL": pwd.getpwnam("root").pw_shell}
+    nameless = plan(file, '[groups.g]\ncommand = ["true"]\nuser = 4000000000\ngroup = 0').groups["g"].env
+    assert nameless == {"HOME": "/", "USER": "4000000000", "LOGNAME": "4000000000", "SHELL": "/bin/sh"}
+
+
+def test_numa_gives_each_worker_cpus_of_its_own(file: Path) -> None:
+    cpus = plan(file, '[groups.g]\ncommand = ["true"]\nworkers = 3\nresources.numa = "node"').groups["g"].resources.cpus
+    assert len(cpus) == 3
+    assert all(one and one <= os.sched_getaffinity(0) for one in cpus)

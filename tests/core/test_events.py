@@ -12,7 +12,7 @@ import pytest
 
 from supervisor.core import events
 from supervisor.core.events import Event, Who, how_it_ended, signal_name
-from supervisor.core.messages import ExitStatus
+from supervisor.core.messages import ErrorReport, ExitStatus
 
 WHO = Who("trainer", 5, 1, 2)
 SEGFAULT = ExitStatus(None, 11, True, 1024, 0.5, 0.25)
@@ -23,7 +23,10 @@ ARGUMENTS: dict[str, Any] = {
     "processes": ("1 sh", "2 sh"), "group": "trainer", "attempt": 2, "workers": 4, "took_for": 0.25, "ready": 3,
     "size": 4, "cause": "exit", "left": 2, "pause": 1.5, "rank": 5, "restarts": 2, "version": "1.0",
     "groups": ("trainer",), "containment": "sessions", "for_": 5.0, "up_for": 60.0, "addresses": ("127.0.0.1:8080",),
-    "reasons": ("group a is starting",), "stream": "stdout", "lost": 512, "over": False, "process": "99 sleep",
+    "reasons": ("group a is starting",), "stream": "stdout", "lost": 512, "into": "stdout.log",
+    "stderr_tail": "last\nwords", "over": False, "process": "99 sleep",
+    "keys": ("memory_max", "cpu_max"), "words": "was killed by SIGKILL (out of memory)",
+    "error": ErrorReport("ValueError: no", "Traceback ...", 1795349042, "no note"),
 }  # fmt: skip
 
 PLACES = {"ready": {"health_changed": False}}
@@ -98,6 +101,20 @@ def test_a_failure_says_how_it_ended_or_that_it_never_ran() -> None:
     assert fields["exit_code"] == 127
     assert "pid" not in fields
     assert "exit_code" not in made("worker_failed", status=None, exit_code=None).fields
+
+
+def test_a_failure_has_the_last_lines_of_stderr_where_there_are_any() -> None:
+    assert made("worker_failed").fields["stderr_tail"] == "last\nwords"
+    assert "stderr_tail" not in made("worker_failed", stderr_tail="").fields
+
+
+def test_a_failure_has_what_the_worker_wrote_about_it_as_far_as_it_did() -> None:
+    words = {"error": "ValueError: no", "traceback": "Traceback ...", "error_timestamp": 1795349042}
+    fields = made("worker_failed").fields
+    assert {name: fields.get(name) for name in (*words, "error_note")} == words | {"error_note": "no note"}
+    fields = made("worker_failed", error=ErrorReport("ValueError: no")).fields
+    assert [name for name in fields if name.startswith(("error", "traceback"))] == ["error"]
+    assert "error" not in made("worker_failed", error=None).fields
 
 
 def test_numbers_agree_with_their_nouns() -> None:

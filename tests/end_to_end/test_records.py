@@ -56,6 +56,24 @@ def test_how_a_worker_ended_is_told_whole(rankd: Start) -> None:
     assert end["user_cpu_s"] > 0
 
 
+def test_a_failure_has_the_last_lines_of_stderr_and_the_status_page_does_not(rankd: Start) -> None:
+    script = "import sys; sys.stderr.buffer.write(b'first\\n' + b'x\\n' * 18 + b'the \\xff cause\\nlast'); sys.exit(3)"
+    stays = table("daemon", when_done="stay")
+    daemon = rankd(stays + group("job", python(script), workers=1, restart={"max_restarts": 0}))
+    failed = daemon.wait_for("worker.failed")
+    assert failed["stderr_tail"] == "x\n" * 18 + "the \ufffd cause\nlast"
+    daemon.wait_for("group.failed")
+    assert "cause" not in daemon.http("/status").text
+    assert daemon.stop() == 0
+
+
+def test_a_worker_that_we_stop_has_no_failure_to_explain(rankd: Start) -> None:
+    daemon = rankd(group("job", ["/bin/sh", "-c", "echo words >&2; exec sleep 1000"]))
+    daemon.wait_for_line("words")
+    assert daemon.stop() == 0
+    assert not [record for record in daemon.records if "stderr_tail" in record]
+
+
 def test_the_level_holds_back_what_is_below_it(rankd: Start) -> None:
     daemon = rankd(table("log", level="error") + group("job", ["/bin/false"], restart={"max_restarts": 0}))
     assert daemon.wait() == 1
@@ -82,7 +100,7 @@ def test_on_a_terminal_records_are_prose_between_the_workers_lines(tmp_path: Pat
     job = python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)")
     path.write_text(table("health", listen=[]) + group("job", job, restart={"max_restarts": 0}))
     ours, theirs = os.openpty()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "STATE_DIRECTORY": str(tmp_path / "state")}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NO_COLOR": "1", "TERM": "dumb"}
     with subprocess.Popen(
         [sys.executable, "-m", "supervisor", "run", str(path)],
         env=environment | {"RUNTIME_DIRECTORY": str(tmp_path / "run")},

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from supervisor.config.assemble import SET_BY_US
+from supervisor.host.containment import MARK
+from supervisor.host.resources import missing_powers
+from supervisor.host.topology import bind_workers
 from tests.end_to_end.configs import SLEEP, group, python
 from tests.end_to_end.conftest import Start
 from tests.end_to_end.rankd import ROOT, rankd_command
@@ -29,6 +35,7 @@ print(json.dumps(seen), flush=True)
 if os.environ["RANKD_ATTEMPT"] == "0":
     raise SystemExit(3)
 """)
+CAT = shutil.which("cat")
 SOFT = ["prlimit", "--nofile=256:4096"]
 CPUS = sorted(os.sched_getaffinity(0))
 
@@ -110,3 +117,44 @@ def test_a_limit_ends_the_worker_that_breaks_it(rankd: Start) -> None:
     daemon = rankd(group("job", python("while True: pass"), resources=resources, restart={"policy": "never"}))
     assert daemon.wait() == 128 + 9
     assert daemon.wait_for("worker.exited")["signal"] == "SIGKILL"
+
+
+def test_workers_run_on_the_cpus_that_numa_gives_them(rankd: Start) -> None:
+    daemon = rankd(group("job", LOOK, workers=2, resources={"numa": "core-complex"}, restart={"max_restarts": 1}))
+    assert daemon.wait() == 0
+    for rank, cpus in enumerate(bind_workers("core-complex", 2, os.environ, CPUS)):
+        assert json.loads(daemon.log("job", 1, rank).read_text())["cpus"] == sorted(cpus)
+
+
+SEE = python("""
+import json, os
+fds = [int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists("/proc/self/fd/" + fd)]
+print(json.dumps({"env": dict(os.environ), "fds": sorted(fds)}))
+""")
+
+
+@pytest.mark.skipif(bool(missing_powers()), reason="needs root, to run workers as another user")
+def test_a_worker_of_another_user_sees_that_users_home_and_nothing_of_the_daemons(rankd: Start) -> None:
+    nobody = pwd.getpwnam("nobody")
+    config = group("other", [str(CAT), "/proc/self/environ"], user="nobody", cwd="/", inherit_env=False)
+    config += group("same", SEE, inherit_env=False) + group("own", SEE, inherit_env=False, umask="0022")
+    daemon = rankd(config, env={"LEAKED": "secret"})
+    assert daemon.wait() == 0
+    text = daemon.log("other", 0, 0).read_text()
+    seen = dict(line.split("=", 1) for line in text.split("\0") if line)
+    assert (seen["HOME"], seen["USER"], seen["LOGNAME"]) == (nobody.pw_dir, "nobody", "nobody")
+    assert seen["SHELL"] == nobody.pw_shell
+    names = seen.keys() - {"HOME", "USER", "LOGNAME", "SHELL"}
+    for spawned in ("same", "own"):  # by posix_spawn, and by the fork server as "other" was
+        found = json.loads(daemon.log(spawned, 0, 0).read_text())
+        assert found["fds"] == [0, 1, 2]
+        assert found["env"].keys() - {"LC_CTYPE"} == names  # which Python sets for itself (PEP 538)
+    assert names == SET_BY_US | {"TORCH_NCCL_ASYNC_ERROR_HANDLING", MARK}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to take its capabilities away")
+def test_root_without_capabilities_is_told_that_it_cannot_run_workers_as_others(rankd: Start) -> None:
+    daemon = rankd(group("job", SLEEP, user="nobody"), through=POWERLESS)
+    assert daemon.wait() == 78
+    said = "\n".join(daemon.console)
+    assert "groups.job.user: only root may run workers as another user (rankd runs as uid 0 without CAP_CHOWN, " in said

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -71,7 +72,7 @@ class Pipe:
         self.told: list[int] = []
         self.broken: list[str] = []
 
-    def console(self, **options: int) -> Console:
+    def console(self, **options: Any) -> Console:
         return Console(self.writing, mark=mark, on_dropped=self.told.append, on_broken=self.broken.append, **options)
 
 
@@ -361,3 +362,16 @@ async def test_close_gives_back_what_was_opened_and_leaves_what_was_given(pipe: 
     assert open_fds() == before
     assert not console.write(b"line\n")
     os.fstat(pipe.writing)
+
+
+def test_prefixes_have_the_same_colour_for_the_same_rank_and_none_unless_asked_for(pipe: Pipe) -> None:
+    plain, painted = pipe.console(), pipe.console(colour=True)
+    assert plain.prefix(b"[rank 3] ", 3) == b"[rank 3] "
+    shown = [painted.prefix(b"[worker] ", rank) for rank in range(1000)]
+    assert len(set(shown[:9])) == 9
+    assert shown[:9] == shown[9:18]
+    assert all(one.startswith(b"\x1b[") and one.endswith(b"m[worker] \x1b[0m") for one in shown)
+    assert b"\x1b[31m" not in b"".join(shown), "red is for errors"
+    assert painted.prefix(b"", 3) == b""
+    plain.close()
+    painted.close()

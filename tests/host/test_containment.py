@@ -155,6 +155,25 @@ def test_what_forgot_mark_and_session_is_told_once_as_unclaimed_and_reaped(
     assert len(unclaimed) == 1
 
 
+def test_what_came_to_us_dead_is_reaped_without_a_word(sessions: Sessions, unclaimed: list[Process]) -> None:
+    """A zombie shows no environment: whose it was cannot be known, and there is nothing to do about it."""
+    pid = int(subprocess.check_output(["sh", "-c", "setsid sleep 0.1 >&- & echo $!"]))
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert sessions.left(()) == {}
+    assert read_process(pid) is None, "it was reaped"
+    assert not unclaimed
+
+
+def test_children_that_came_with_us_through_exec_are_reaped(sessions: Sessions, unclaimed: list[Process]) -> None:
+    child = subprocess.Popen(["true"])
+    sessions.adopt_children()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert sessions.left(()) == {}
+    assert read_process(child.pid) is None, "it was reaped"
+    assert not unclaimed
+    child.wait()
+
+
 def test_an_owner_once_found_is_kept_when_the_environment_is_written_over(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -293,7 +293,7 @@ def test_a_guardian_whose_ward_has_died_before_it_came_up_does_its_work(
     ward = Daemon(os.getpid(), this_daemon("").started - 1, os.getsid(0), os.urandom(6).hex())
     theirs, ours = os.pipe()
     os.close(ours)
-    words = [under_test._ROOT, "guardian", "of", *map(str, ward), str(tmp_path)]
+    words = [under_test._ROOT, "guardian", "of", *map(str, ward), str(tmp_path), ""]
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", under_test._PROGRAM, *words], stdin=theirs, timeout=20, check=True,
         capture_output=True,

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -548,3 +549,26 @@ async def test_close_leaves_nothing_open_and_nothing_in_the_loop(host: Host) -> 
     assert set(watched) == watched_before
     assert (worker.out, worker.err) == (b"one\n", b"two\n")
     assert open_fds() == before
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [{}, {"redirects": Streams(3), "tee": NONE}, {"tee": NONE, "journal": True}],
+    ids=["tee", "redirect", "journal"],
+)
+async def test_the_last_lines_of_stderr_are_there_as_soon_as_the_worker_has_ended(
+    host: Host, rules: dict[str, Any]
+) -> None:
+    worker = host.shell("i=0; while [ $i -lt 30 ]; do echo $i >&2; i=$((i+1)); done; echo out; exit 3", **rules)
+    await worker.ended()
+    worker.attached.drain()
+    assert worker.attached.stderr_tail() == "\n".join(map(str, range(10, 30)))
+
+
+def test_a_stream_without_a_file_or_with_a_lost_one_has_no_last_lines(host: Host) -> None:
+    bare = host.shell("echo one >&2", tee=NONE)
+    lost = host.shell("echo one >&2", 1, redirects=Streams(3), tee=NONE)
+    bare.process.wait()
+    lost.process.wait()
+    os.unlink(lost.directory / "stderr.log")
+    assert (bare.attached.stderr_tail(), lost.attached.stderr_tail()) == ("", "")

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import TypeVar
 import pytest
 
 from supervisor.core.messages import (
+    ErrorReport,
     ExitStatus,
     Input,
     StraysFound,
@@ -34,7 +35,8 @@ from supervisor.core.messages import (
 )
 from supervisor.host import process as under_test
 from supervisor.host.containment import MARK, Sessions, Tree, become_subreaper
-from supervisor.host.proc import Process, read_process
+from supervisor.host.oom import KERNEL_LOG
+from supervisor.host.proc import Process, read_process, send
 from supervisor.host.process import Processes, seal_inherited_fds
 from supervisor.host.spawn import Identity, make_directory
 from supervisor.plan import LogRules, Reach, WorkerPlan
@@ -59,6 +61,9 @@ class Ends:
 
     def drain(self) -> None:
         self._told("drain")
+
+    def stderr_tail(self) -> str:
+        return ""
 
     def close(self) -> None:
         self._told("close")
@@ -666,9 +671,10 @@ async def test_ends_are_told_in_the_order_in_which_they_happened(host: Host) -> 
 async def test_workers_are_left_alone_when_nobody_watches_any_more(tmp_path: Path) -> None:
     host = Host(tmp_path, adopts=False)
     _, pid = await host.started("sleep", "100")
-    before = fds()
+    before = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in fds()}
     host.processes.close()
-    assert len(before - fds()) == 3  # its pidfd, the epoll, and the directory that we are in
+    closed = [before[fd] for fd in before.keys() - fds()]
+    assert len(set(closed) - {KERNEL_LOG}) == 3, closed  # its pidfd, the epoll, and the directory that we are in
     process = read_process(pid)
     assert process
     assert process.state != "Z"
@@ -760,6 +766,7 @@ class Door:
     stdin = stdout = stderr = os.open(os.devnull, os.O_RDWR)
     def started(self, pid): pass
     abort = drain = close = lambda self: None
+    def stderr_tail(self): return ""
 
 async def main():
     story, news = [], asyncio.Event()
@@ -813,3 +820,80 @@ async def test_a_shortage_of_descriptors_is_transient_and_leaks_neither_process_
         check=False,
     )
     assert (done.stdout, done.stderr) == ("True {'transient'}\n0\nno child\n", "")
+
+
+async def test_strays_that_have_ended_before_they_are_named_are_not_told_of(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = host.containment.members
+    asked: list[object] = []
+
+    def too_late(trees: Collection[Tree]) -> Generator[None, None, dict[Tree, list[Process]]]:
+        found = yield from members(trees)
+        asked.append(found)
+        for process in (one for them in found.values() for one in them):
+            send(process, signal.SIGKILL)
+        return {}
+
+    monkeypatch.setattr(host.containment, "members", too_late)
+    await host.started("sh", "-c", "sleep 1000 & exit 0")
+    await host.until(WorkerGone)
+    assert len(asked) == 1
+    assert not host.of(StraysFound)
+
+
+# ---- what a worker leaves behind about its own failure
+
+
+def failing(path: Path, how: str) -> tuple[str, ...]:
+    """A worker that writes an error file and then ends so."""
+    return python(f"""
+        import os, signal, sys, time
+        open({str(path)!r}, "w").write('{{"message": "it broke", "timestamp": 7}}')
+        {how}
+        """)
+
+
+@pytest.mark.parametrize("how", ["sys.exit(3)", "os.kill(os.getpid(), signal.SIGSEGV)"])
+async def test_the_error_file_of_a_worker_that_failed_comes_with_its_end(host: Host, how: str) -> None:
+    path = host.directory / "error.json"
+    worker, _ = await host.started(*failing(path, how), env={"PATH": PATH, "TORCHELASTIC_ERROR_FILE": str(path)})
+    ended = await host.until(WorkerExited, worker)
+    assert ended.error == ErrorReport("it broke", timestamp=7)
+    assert ended.unasked
+
+
+async def test_a_worker_that_succeeds_or_is_stopped_has_no_error(host: Host) -> None:
+    path = host.directory / "error.json"
+    env = {"PATH": PATH, "TORCHELASTIC_ERROR_FILE": str(path)}
+    worker, _ = await host.started(*failing(path, "sys.exit(0)"), env=env)
+    ended = await host.until(WorkerExited, worker)
+    assert (ended.error, ended.unasked) == (None, True)
+    worker, _ = await host.started("sleep", "100", env=env)
+    host.signal(worker, signal.SIGTERM)
+    ended = await host.until(WorkerExited, worker)
+    assert (ended.error, ended.unasked) == (None, False)
+
+
+async def test_a_peer_that_was_dead_before_our_signal_has_ended_by_itself(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two die at about the same time. The first leads us to stop all others, and the second is dead already."""
+    workers = host.ask(*[host.plan("sleep", "100") for _ in range(3)])
+    pids = {item.worker: item.pid for item in [await host.until(WorkerStarted, worker) for worker in workers]}
+    post = host._post
+
+    def stop_the_others(group: str, input: Input) -> None:
+        if isinstance(input, WorkerExited) and not host.of(WorkerExited):
+            host.processes.signal("g", workers, signal.SIGTERM, "tree")
+        post(group, input)
+
+    monkeypatch.setattr(host.processes, "_post", stop_the_others)
+    for worker in workers[:2]:
+        os.kill(pids[worker], signal.SIGKILL)
+        os.waitid(os.P_PID, pids[worker], os.WEXITED | os.WNOWAIT)
+    await host.until(WorkerGone, count=3)
+    ends = {item.worker: (item.unasked, item.status.signal) for item in host.of(WorkerExited)}
+    assert [ends[worker] for worker in workers] == [
+        (True, signal.SIGKILL), (True, signal.SIGKILL), (False, signal.SIGTERM)
+    ]  # fmt: skip

@@ -1,19 +1,17 @@
-"""What a stream's bytes become: a log file byte for byte, console lines with a prefix, an account of what is lost."""
+"""What a stream's bytes become: lines with a prefix, and an account of what is lost."""
 
 from __future__ import annotations
 
-import errno
 import os
 from collections import defaultdict
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor import clock
 from supervisor.host.console import Console
-from supervisor.host.sinks import CONTINUED, ConsoleLines, Dropped, LogFile, Losses
+from supervisor.host.sinks import CONTINUED, STAMP, ConsoleLines, Dropped, Losses, StampedLines
 
 LABELS = {"group": "trainer", "role_name": "trainer", "rank": "3", "local_rank": "1", "attempt": "2"}
 LIMIT = 16
@@ -98,88 +96,16 @@ def test_what_a_stuck_console_does_not_take_is_counted_for_the_group() -> None:
     os.close(writing)
 
 
-class Disk:
-    """A file system that takes a given number of bytes; its file is real."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        self.room = 1 << 30
-        self._write = os.write
-
-    def write(self, fd: int, data: bytes) -> int:
-        if fd != self.fd:
-            return self._write(fd, data)
-        if self.room == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = self._write(fd, data[: self.room])
-        self.room -= written
-        return written
-
-    @property
-    def content(self) -> bytes:
-        return self.path.read_bytes()
-
-
-@pytest.fixture
-def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    made = Disk(tmp_path / "stdout.log")
-    monkeypatch.setattr(os, "write", made.write)
-    yield made
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(made.fd)  # the log file has closed it
-
-
-def test_a_file_that_takes_nothing_for_a_while_says_how_much_is_missing_and_where(disk: Disk) -> None:
-    account = Account()
-    log = LogFile(disk.fd, account.losses)
-    log.write(b"one\n")
-    disk.room = 2
-    log.write(b"two\n")
-    log.write(b"three\n")
-    assert account.told == [Dropped(LABELS, "stdout", 2, "No space left on device", over=False)]
-    disk.room = 1 << 30
-    log.write(b"four\n")
-    assert disk.content == b"one\ntw\n[rankd: dropped 8 bytes: No space left on device]\nfour\n"
-    assert account.told[1:] == [Dropped(LABELS, "stdout", 8, "No space left on device", over=True)]
-    assert account.totals == {"trainer": 8}
-    log.finish()
-
-
-def test_a_mark_that_does_not_fit_is_taken_back_and_written_whole_later(disk: Disk) -> None:
-    account = Account()
-    log = LogFile(disk.fd, account.losses)
-    disk.room = 0
-    log.write(b"one\n")
-    disk.room = 20
-    log.write(b"two\n")
-    assert disk.content == b""
-    disk.room = 1 << 30
-    log.write(b"three\n")
-    assert disk.content == b"[rankd: dropped 8 bytes: No space left on device]\nthree\n"
-    log.finish()
-
-
-def test_a_second_gap_is_marked_and_told_as_its_own(disk: Disk) -> None:
-    account = Account()
-    log = LogFile(disk.fd, account.losses)
-    for line in (b"one\n", b"three\n"):
-        disk.room = 0
-        log.write(line)
-        disk.room = 1 << 30
-        log.write(b"kept\n")
-    log.finish()
-    mark = b"[rankd: dropped %d bytes: No space left on device]\n"
-    assert disk.content == mark % 4 + b"kept\n" + mark % 6 + b"kept\n"
-    assert [(told.bytes, told.over) for told in account.told] == [(4, False), (4, True), (6, False), (6, True)]
-    assert account.totals == {"trainer": 10}
-
-
-def test_a_gap_at_the_end_is_marked_at_the_end_and_told_even_if_the_mark_cannot_be_written(disk: Disk) -> None:
-    account = Account()
-    log = LogFile(disk.fd, account.losses)
-    disk.room = 0
-    log.write(b"one\n")
-    log.finish()
-    assert disk.content == b""
-    assert [(told.bytes, told.over) for told in account.told] == [(4, False), (4, True)]
+def test_a_line_has_the_instant_at_which_it_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = os.memfd_create("console")
+    console = Console(file)
+    monkeypatch.setattr(clock, "now", lambda: 0.0)
+    monkeypatch.setattr(clock, "wall", lambda at: 1_000_000_000.25 + at)
+    sink = StampedLines(console, f"{STAMP} 1|".encode(), Account().losses)
+    sink.write(b"one\ntwo\nthr")
+    monkeypatch.setattr(clock, "now", lambda: 1.0)
+    sink.write(b"ee\n")
+    first, second = b"2001-09-09T01:46:40.250000Z 1|", b"2001-09-09T01:46:41.250000Z 1|"
+    assert os.pread(file, 1000, 0) == first + b"one\n" + first + b"two\n" + second + b"three\n"
+    console.close()
+    os.close(file)

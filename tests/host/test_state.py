@@ -189,7 +189,7 @@ def test_a_directory_that_is_removed_under_us_is_no_reason_to_end(kept: Kept) ->
     assert kept.ranks() == {0}
 
 
-def test_a_worker_started_when_descriptors_are_short_is_left_to_its_mark(
+def test_a_worker_started_when_descriptors_are_short_is_told_of_when_they_are_not(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> NoReturn:
@@ -198,7 +198,16 @@ def test_a_worker_started_when_descriptors_are_short_is_left_to_its_mark(
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
         kept.file.started("job", 0, 0, ME)
+        kept.loop.pass_to(101)
     kept.file.started("job", 1, 0, ME)
+    kept.loop.pass_to(120)
+    assert kept.ranks() == {0, 1}
+
+
+def test_a_worker_that_has_ended_before_it_was_told_of_never_is(kept: Kept) -> None:
+    kept.file.started("job", 0, 0, ME)
+    kept.file.started("job", 1, 0, ME)
+    kept.file.ended("job", 0)
     kept.loop.pass_to(101)
     assert kept.ranks() == {1}
 
@@ -255,6 +264,7 @@ def test_whoever_is_killed_leaves_the_old_state_or_the_new_one(tmp_path: Path, m
 
         return call
 
+    monkeypatch.setattr(state, "read_process", dict.fromkeys([ME], read_process(ME)).get)  # what it asks is no deed
     outcomes = {"old": 0, "new": 0}
     kept = Kept(tmp_path)
     before: set[int] = set()

@@ -103,7 +103,7 @@ def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:
 def test_start_returns_when_the_workers_run_and_status_says_how_it_is(machine: Machine) -> None:
     configure(machine, group("job", SLEEP, workers=2))
     machine.run("systemctl", "enable", "--now", "rankd")
-    assert len(machine.processes("rankd")) == 3
+    assert len(machine.processes("rankd")) == 4, "the daemon, its fork server, two workers"
     wait_for(machine, "daemon.ready")
     assert ask(machine, "/readyz") == "ok"
     assert machine.show("rankd", "StatusText")
@@ -132,7 +132,7 @@ def test_two_instances_run_beside_each_other(machine: Machine) -> None:
         machine.run("systemctl", "start", f"rankd@{name}")
     machine.run("systemctl", "stop", "rankd@a")
     assert machine.show("rankd@a", "Result") == "success"
-    assert len(machine.processes("rankd@b")) == 2
+    assert len(machine.processes("rankd@b")) == 3, "the daemon, its fork server, a worker"
 
 
 # ---- what it says is in the journal
@@ -170,6 +170,32 @@ def test_what_is_not_redirected_is_in_the_journal_as_the_workers_own_line(machin
     for line in ("out", "err"):
         entry = machine.wait_for(lambda entry, line=line: entry.get("MESSAGE") == line, line)  # type: ignore[misc]
         assert (entry["_SYSTEMD_UNIT"], entry["_PID"], entry["PRIORITY"]) == ("rankd.service", str(worker), "6")
+
+
+def test_a_line_of_a_group_with_journal_is_found_by_its_rank_and_a_restarted_journald_gets_the_next(
+    machine: Machine,
+) -> None:
+    script = 'echo "out of $RANK"; echo "err of $RANK" >&2; while read -r _ <"$1"; do echo "again $RANK"; done'
+    pipe = "/run/rankd-test.pipe"
+    machine.run("mkfifo", "-m", "666", pipe)
+    logs = TO_JOURNAL | {"journal": True}
+    configure(machine, group("job", ["/bin/sh", "-c", script, "sh", pipe], workers=2, logs=logs))
+    machine.run("systemctl", "start", "rankd")
+    pids = {one: wait_for(machine, "worker.started", rank=one)["pid"] for one in range(2)}
+
+    def lines_of(rank: int) -> list[tuple[object, ...]]:
+        found = machine.run("journalctl", "-u", "rankd", f"RANK={rank}", "RANKD_GROUP=job", "-o", "json").stdout
+        entries = [entry for entry in map(json.loads, found.splitlines()) if not record(entry)]
+        return [(entry["MESSAGE"], entry["PRIORITY"], entry["RANKD_STREAM"], entry["WORKER_PID"]) for entry in entries]
+
+    for rank, pid in pids.items():
+        machine.wait_for(lambda entry, rank=rank: entry.get("MESSAGE") == f"err of {rank}", "stderr")  # type: ignore[misc]
+        assert sorted(lines_of(rank)) == [
+            (f"err of {rank}", "4", "stderr", str(pid)), (f"out of {rank}", "6", "stdout", str(pid))
+        ]  # fmt: skip
+    machine.run("systemctl", "restart", "systemd-journald")
+    machine.run("sh", "-c", f"echo go >{pipe}")
+    machine.wait_for(lambda entry: str(entry.get("MESSAGE")).startswith("again "), "a line after the restart")
 
 
 # ---- it stops
@@ -283,3 +309,45 @@ def assert_replaced(machine: Machine, before: dict[int, str]) -> None:
     assert not after.keys() & before.keys()
     assert machine.show("rankd", "NRestarts") == "1"
     assert sorted(after.values()) == sorted(before.values())
+
+
+# ---- it is looked at
+
+
+def doctor(machine: Machine, *arguments: str) -> dict[str, tuple[str, str]]:
+    """What ``rankd doctor`` says inside: verdict and words of each check."""
+    ran = machine.run("/opt/rankd/bin/rankd", "doctor", "--json", *arguments, check=False)
+    told = json.loads(ran.stdout)
+    assert ran.returncode == (0 if told["ok"] else 1)
+    return {check["check"]: (check["verdict"], check["found"]) for check in told["checks"]}
+
+
+def test_doctor_finds_the_installed_unit_well_while_it_runs(machine: Machine) -> None:
+    configure(machine, group("job", SLEEP, workers=2))
+    machine.run("systemctl", "start", "rankd")
+    wait_for(machine, "daemon.ready")
+    pid = machine.show("rankd", "MainPID")
+    told = doctor(machine, "/etc/rankd/rankd.toml")
+    rest = {check: words for check, (verdict, words) in told.items() if verdict != "ok"}
+    assert rest.keys() <= {"containment"}  # which controllers there are is this kernel's affair
+    assert "/system.slice/rankd.service" in told["containment"][1]
+    assert told["unit"][1] == "rankd.service: Type=notify, watchdog 30s, KillMode=mixed, delegated"
+    assert told["stop"][1] == "TimeoutStopSec=1min; a stop takes at most 40 s, dependents first"
+    assert told["open files"][1].startswith("hard limit of rankd.service 1048576; 2 workers take up to 74")
+    assert told["state_dir"][1].endswith(f"held by the rankd that runs (pid {pid})")
+    assert told["health"][1] == f"127.0.0.1:8080: the rankd that runs listens there (pid {pid})"
+    assert told["runtime_dir"][1] == "/run/rankd: mode 0700"
+
+
+def test_doctor_says_what_a_unit_costs_that_is_not_as_ours(machine: Machine) -> None:
+    configure(machine, group("job", SLEEP, stop=ladder("2m")))
+    drop_in(machine, Type="exec", WatchdogSec=0, KillMode="control-group", Delegate="no", LimitNOFILE=60)
+    told = doctor(machine, "/etc/rankd/rankd.toml")
+    assert {check: told[check][0] for check in ("unit", "stop", "open files")} == {
+        "unit": "warning",
+        "stop": "failed",
+        "open files": "failed",
+    }
+    for words in ("Type=exec", "no watchdog", "KillMode=control-group", "not delegated"):
+        assert words in told["unit"][1]
+    assert "may take 125 s" in told["stop"][1]

@@ -283,3 +283,21 @@ def test_ranks_count_on_where_the_world_says_this_host_begins() -> None:
 def test_streams_are_looked_up_by_local_rank_with_one_rule_for_the_rest() -> None:
     streams = Streams(rest=3, of={10: 1})
     assert [streams[rank] for rank in (0, 10, 11)] == [3, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("redirects", "tee", "shown", "inherits"),
+    [
+        (0, 3, (), [False, False]),
+        (3, 0, (), [False, False]),
+        (1, 2, (), [False, False]),
+        (0, 1, (), [True, True]),
+        (0, 0, (), [True, True]),
+        (0, 0, (1,), [False, True]),
+    ],
+)
+def test_a_stream_in_no_file_is_where_rankds_own_goes_unless_the_rank_is_filtered_out(
+    redirects: int, tee: int, shown: tuple[int, ...], inherits: list[bool]
+) -> None:
+    rules = LogRules("/logs", Streams(redirects), Streams(tee), local_ranks_filter=frozenset(shown))
+    assert [rules.inherits(rank) for rank in (0, 1)] == inherits

@@ -25,6 +25,7 @@ from supervisor.core.messages import (
     AbandonStarts,
     CancelTimer,
     Effect,
+    ErrorReport,
     ExitStatus,
     Fault,
     FormWorld,
@@ -105,8 +106,13 @@ def not_started(rank: int, fault: Fault, reason: str = "no", exit_code: int = 12
     return _about(of, rank, None, lambda worker: WorkerNotStarted(worker, fault, reason, exit_code))
 
 
-def exited(rank: int, code: int = 0, attempt: int | None = None, of: str = "") -> Happening:
-    return _about(of, rank, attempt, lambda worker: WorkerExited(worker, ExitStatus(code)))
+def exited(
+    rank: int, code: int = 0, attempt: int | None = None, of: str = "", *,
+    unasked: bool = False, error: ErrorReport | None = None,
+) -> Happening:  # fmt: skip
+    return _about(
+        of, rank, attempt, lambda worker: WorkerExited(worker, ExitStatus(code), unasked=unasked, error=error)
+    )
 
 
 def killed(rank: int, signal: int, *, core_dumped: bool = False, attempt: int | None = None, of: str = "") -> Happening:

@@ -56,13 +56,25 @@ def test_only_the_first_failure_of_an_attempt_is_counted() -> None:
     story.tell(
         (5.0, exited(1, code=3), "SIGTERM tree 0#0; timer ladder 35",
          "worker.exited; worker.failed; group.restarting; group.stopping"),
-        (5.0, killed(0, signal.SIGSEGV), "", "worker.exited signal=SIGSEGV by=itself"),
+        (5.0, killed(0, signal.SIGSEGV), "",
+         "worker.exited signal=SIGSEGV by=itself; worker.failed rank=0 root_cause=false"),
         (5.0, gone(0)),
         (5.0, gone(1), "no timer ladder; form world 1", "group.starting"),
     )  # fmt: skip
     assert story.view.restarts == 1
     assert story.view.last_failure is not None
     assert story.view.last_failure.rank == 1
+
+
+def test_a_peer_that_we_stop_has_not_failed_however_it_ends() -> None:
+    """Rank 0 exits with an error upon our SIGTERM; rank 2 had done so by itself before that could reach it."""
+    running(job(workers=3)).tell(
+        (5.0, exited(1, code=3), "SIGTERM tree 0#0 2#0; timer ladder 35",
+         "worker.exited; worker.failed rank=1 root_cause=true; group.restarting; group.stopping"),
+        (5.0, exited(2, code=4, unasked=True), "",
+         "worker.exited rank=2 by=itself; worker.failed rank=2 root_cause=false exit_code=4"),
+        (5.1, exited(0, code=1), "", "worker.exited rank=0 by=daemon"),
+    )  # fmt: skip
 
 
 def test_who_ended_a_worker_is_told_from_when_and_how_it_ended() -> None:

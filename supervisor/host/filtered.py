@@ -1,0 +1,63 @@
+"""Lines that somebody waits for, of all ranks in one file (torch.distributed.elastic.multiprocessing.api,
+``duplicate_stdout_filters``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from supervisor.host.logfile import LogFile
+from supervisor.host.sinks import LINE_LIMIT, Lines, Losses, stamped
+
+
+class FilteredFile(LogFile):
+    """A log file that several streams write whole lines to; the last of them to leave closes it."""
+
+    __slots__ = ("_left", "users")
+
+    def __init__(
+        self,
+        path: str,
+        losses: Losses,
+        *,
+        open_file: Callable[[str], int],
+        left: Callable[[], None],
+        patient: bool = False,
+    ) -> None:
+        """``left`` is called when the last user has gone."""
+        super().__init__(path, losses, open_file=open_file, patient=patient)
+        self.users = 0
+        self._left = left
+
+    def write(self, block: bytes) -> int:
+        """As ``LogFile.write``; of a stream that is at its end, which waits no more, while the others do: dropped."""
+        if not self.ready():
+            self._losses.count(len(block))
+            return 0
+        return super().write(block)
+
+    def leave(self) -> None:
+        """One user less."""
+        self.users -= 1
+        if not self.users:
+            self._left()
+            self.finish()
+
+
+class FilteredLines(Lines):
+    """Of one stream those lines that contain one of the ``texts``, each with the prefix that it has on the console."""
+
+    __slots__ = ("_before", "_file", "_texts")
+
+    def __init__(
+        self, file: FilteredFile, texts: Sequence[str], before: bytes, losses: Losses, limit: int = LINE_LIMIT
+    ) -> None:
+        super().__init__(b"", losses, limit)
+        self._file = file
+        self._texts = [text.encode() for text in texts]
+        self._before = before
+
+    def _put(self, lines: bytes) -> None:
+        if any(text in lines for text in self._texts):
+            prefix = stamped(self._before)
+            found = [line for line in lines.splitlines(keepends=True) if any(text in line for text in self._texts)]
+            self._file.write(b"".join(prefix + line for line in found))
