@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from supervisor import __version__
 from supervisor.errors import BUG, USAGE, ConfigError, RankdError
 
-VERBS = ("run", "check", "schema", "doctor")
+VERBS = ("run", "launch", "check", "schema", "doctor")
 """Each is a module of ``supervisor.cli`` with HELP, ``add_arguments(parser)`` and ``main(arguments) -> exit code``."""
 
 
@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb = verbs.add_parser(name, help=module.HELP, description=module.HELP.capitalize() + ".")
         module.add_arguments(verb)
         verb.set_defaults(main=module.main)
-    arguments = parser.parse_args(words)
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:  # argparse itself would show the usage of ``rankd``, which says nothing about the verb's
+        verbs.choices[arguments.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return int(arguments.main(arguments))
     except RankdError as error:

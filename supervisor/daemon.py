@@ -10,18 +10,19 @@ import random
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.to_thread
 
 from supervisor import __version__, clock, premises
 from supervisor.core import events, groups, health
-from supervisor.core.events import Event, Who
+from supervisor.core.events import Event, Who, signal_name
 from supervisor.core.groups import Begun, EndRequested, Groups
+from supervisor.core.health import Snapshot
 from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, WorkerStarted
 from supervisor.errors import BUG, AddressUnavailable
 from supervisor.host import error_file, signals, systemd
@@ -29,6 +30,7 @@ from supervisor.host.cgroup import limits_without
 from supervisor.host.console import Console
 from supervisor.host.containment import become_subreaper
 from supervisor.host.guardian import Guardian, is_needed
+from supervisor.host.hook import run_command
 from supervisor.host.leaves import contain
 from supervisor.host.output import Output
 from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
@@ -37,8 +39,11 @@ from supervisor.host.process import Processes, seal_inherited_fds
 from supervisor.host.sinks import Dropped
 from supervisor.host.state import StateFile, this_daemon
 from supervisor.host.terminal import Terminal
+from supervisor.host.turns import Turns
 from supervisor.plan import (
+    NEVER_INHERITED,
     DaemonPlan,
+    HookPlan,
     Reach,
     WorkerPlan,
     World,
@@ -48,20 +53,30 @@ from supervisor.plan import (
     world_environment,
 )
 from supervisor.report import listen
+from supervisor.report.agent import AgentListener
 from supervisor.report.counts import Counts
 from supervisor.report.failures import Failures
+from supervisor.report.hooks import Hooks
 from supervisor.report.log import Records, resolve_format
 from supervisor.report.progress import progress
+from supervisor.report.ring import Ring
 from supervisor.report.together import Together
 from supervisor.runtime import Runtime
+from supervisor.vigils import Vigils
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-MASTER_ADDR = "127.0.0.1"
+if TYPE_CHECKING:
+    from supervisor.report.torchelastic import TorchElastic
+
 FAREWELL = 0.4
 """Seconds that the last records may take to be written to each console, if it is slow."""
 
 ONE_REQUEST = 1.0
 """Seconds within which several signals are one request to stop."""
+
+LAST_HOOKS = 10.0
+"""Seconds that hooks have at the end for what is still to be delivered; ``FAREWELL`` if somebody asked for the end."""
+
+Loaded = TypeVar("Loaded")
 
 LAST_WAIT = 5.0
 """Seconds that killed workers may take to be gone when a bug ends us."""
@@ -69,7 +84,7 @@ LAST_WAIT = 5.0
 
 def run(plan: DaemonPlan) -> int:
     """Supervise until the end; returns the exit code. Raises ``RankdError`` before any worker has been started."""
-    signals.hold(STOP_SIGNALS)
+    signals.hold(plan.stop_signals)
     _open_standard_streams()
     seal_inherited_fds()
     premises.make_directories(plan)
@@ -80,11 +95,14 @@ def run(plan: DaemonPlan) -> int:
             raise AddressUnavailable(f"health listener: {passed.reason}")
         # Bound before any worker starts, so that a taken address is refused in time; opened when HTTP is loaded.
         listeners = listen.adopt(sock for _, sock in passed) if passed else listen.bind(plan.listen)
-        for listener in listeners:
+        agents = listen.bind([plan.agent_check] if plan.agent_check else [])
+        for listener in [*listeners, *agents]:
             stack.callback(listener.close)
-        daemon = Daemon(plan, listeners, inherited, keeps_state=keeps_state)
+        turns = Turns()
+        daemon = Daemon(plan, turns, listeners, agents, inherited, keeps_state=keeps_state)
         systemd.forget(os.environ)
-        return anyio.run(daemon.main, backend="asyncio")
+        loops = {"loop_factory": partial(asyncio.SelectorEventLoop, turns)}
+        return anyio.run(daemon.main, backend="asyncio", backend_options=loops)
 
 
 class Daemon:
@@ -93,25 +111,31 @@ class Daemon:
     def __init__(
         self,
         plan: DaemonPlan,
+        turns: Turns,
         listeners: Sequence[listen.BoundListener],
+        agents: Sequence[listen.BoundListener] = (),
         inherited: Sequence[Event] = (),
         *,
         keeps_state: bool = True,
     ) -> None:
         """``inherited``: what there is to tell of an earlier daemon. ``keeps_state``: ``state.json`` is ours."""
         self._plan = plan
+        self._turns = turns
         self._listeners = listeners
+        self._agents = agents
         self._inherited = inherited
         self._keeps_state = keeps_state
         self._began_at = clock.now()
         self._notifier = systemd.Notifier.from_environment(os.environ)
         self._watchdog_every = systemd.watchdog_interval(os.environ, os.getpid())
+        self._told_to = 2 if plan.as_job else 1
         self._format = resolve_format(plan.log_format, journal=systemd.is_journal(os.environ, 1), tty=os.isatty(1))
         self._shared = {name: group_environment(plan, group, os.environ) for name, group in plan.groups.items()}
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
         self._claims: dict[str, PortClaim] = {}
         self._state: StateFile | None = None
         self._stop_heard_at: float | None = None
+        self._stopped_by: int | None = None
         self._is_up = False
 
     async def main(self) -> int:
@@ -125,9 +149,12 @@ class Daemon:
                 run_id=plan.run_id,
                 level=plan.log_level,
                 format=self._format,
-                colour=_wants_colour(1),
+                colour=_wants_colour(self._told_to),
             )
+            self._ring = Ring(self._records.line)
             self._counts = Counts()
+            self._hooks = Hooks(plan.hooks, self._records.line, self._deliver, self._tell, self._counts.hooks)
+            self._turns.heard = self._counts.loop_lag.observe
             self._ending = anyio.Event()
             teed = {"console": (out, err), "json": (err, err), "journal": (None, None)}[self._format]
             inherited = (1, 2) if self._format == "console" else (2, 2)  # stdout is for records alone
@@ -137,13 +164,16 @@ class Daemon:
                 "json": partial(err.write, urgent=True),
                 "journal": lambda _: None,
             }
-            output = self._output = Output(*teed, inherited=inherited, on_dropped=self._output_dropped)
+            stdin = 0 if plan.as_job else None
+            output = self._output = Output(*teed, inherited=inherited, stdin=stdin, on_dropped=self._output_dropped)
             self._counts.log_bytes = output.log_bytes
             self._counts.log_dropped_bytes = output.log_dropped_bytes
             become_subreaper()
             self._containment = contain(self._orphan_reaped, [group.resources for group in plan.groups.values()])
             self._containment.adopt_children()
             self._processes = Processes(self._post, output, self._containment)
+            self._vigils = Vigils(plan, whose=self._processes.whose, who=self._who, post=self._post, tell=self._tell)
+            self._counts.watched = self._vigils.by_group
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
             self._failures = Failures(
                 plan,
@@ -152,6 +182,7 @@ class Daemon:
                 show=show[self._format],
                 soon=asyncio.get_running_loop().call_soon,
             )
+            self._torchelastic = self._told_as_torch(err)
             try:
                 with (
                     self._processes.spawner.many_descriptors(),
@@ -163,6 +194,7 @@ class Daemon:
                     await self._supervise()
             finally:
                 self._runtime.close()
+                self._vigils.close()
                 self._processes.close()
                 self._containment.give_back()
                 output.close()
@@ -185,11 +217,11 @@ class Daemon:
         if isinstance(claim, PortRefused):
             return f"no MASTER_PORT: {claim.reason}"
         self._claims[group] = claim
-        return single_host_world(plan, attempt, MASTER_ADDR, claim.port)
+        return single_host_world(plan, attempt, plan.master_addr, claim.port)
 
     def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
         plan = self._plan.groups[group]
-        shared = self._shared[group] | world_environment(world)
+        shared = {**self._shared[group], **self._vigils.environment(group), **world_environment(world)}
 
         def plan_of(worker: Worker) -> WorkerPlan:
             return worker_plan(self._plan, plan, world, shared, worker.rank, attempt=worker.attempt, restarts=restarts)
@@ -239,7 +271,11 @@ class Daemon:
                 )
             runtime.arrive(Begun())
             tasks.start_soon(self._serve_health)
+            if self._plan.hooks:
+                tasks.start_soon(self._run_hooks)
             await runtime.over.wait()
+            if runtime.bug is None:
+                await self._hooks.finish(LAST_HOOKS if self._stop_heard_at is None else FAREWELL)
             self._come_up()  # a job may be over before it was; systemd calls it failed if it never hears READY
             self._ending.set()
             self._notifier.stopping(self._status_line())
@@ -272,33 +308,54 @@ class Daemon:
         """Answer probes until the end. HTTP is loaded in a thread, once the first workers have been started: it takes
         longer to import than the daemon to come up, and the loop stays free meanwhile."""
         await self._processes.idle.wait()
-        addresses: list[str] = []
+        agent = AgentListener(self._runtime.snapshot)
         if self._listeners:
-            with self._processes.spawner.beside_threads():
-                try:
-                    http = await anyio.to_thread.run_sync(_load_http)
-                except RuntimeError:  # no thread to be had: the loop must wait, then
-                    http = _load_http()
+            http = await self._load(_load_http)
             listener = http(
-                self._runtime.snapshot,
+                self._look,
                 self._counts,
                 started_at=self._began_at,
                 about={"service": self._plan.name, "host": self._plan.node_id, "run_id": self._plan.run_id},
                 drain_status=self._plan.drain_status,
+                ring=self._ring,
             )
         gc.collect()
         gc.freeze()  # what is here now stays: no later collection need look at it
         try:
-            if self._listeners:
-                addresses = await listener.start(self._listeners)
-                self._tell(events.health_listening(clock.now(), tuple(addresses)))
+            agents = await agent.start(self._agents)
+            addresses = await listener.start(self._listeners) if self._listeners else []
+            if addresses or agents:
+                self._tell(events.health_listening(clock.now(), tuple(addresses), tuple(agents)))
             self._come_up()
             await systemd.settle(self._notifier)
             await anyio.sleep_forever()
         finally:
-            if self._listeners:
-                with anyio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True):
+                await agent.stop()
+                if self._listeners:
                     await listener.stop()
+
+    async def _load(self, load: Callable[[], Loaded]) -> Loaded:
+        """Import in a thread what takes long: the loop stays free meanwhile."""
+        with self._processes.spawner.beside_threads():
+            try:
+                return await anyio.to_thread.run_sync(load)
+            except RuntimeError:  # no thread to be had: the loop must wait, then
+                return load()
+
+    async def _run_hooks(self) -> None:
+        """Deliver what hooks want, once the first workers have been started."""
+        await self._processes.idle.wait()
+        if any(hook.url for hook in self._plan.hooks.values()):
+            self._post_record = await self._load(_load_webhook)
+        await self._hooks.run()
+
+    async def _deliver(self, hook: HookPlan, record: bytes, event: Event) -> tuple[str, bool]:
+        if hook.url:
+            return await self._post_record(hook.url, record, hook.headers, hook.timeout)
+        env = {name: value for name, value in os.environ.items() if name not in NEVER_INHERITED}
+        env |= {"RANKD_EVENT": event.name, "RANKD_GROUP": event.group or "", "RANKD_RUN_ID": self._plan.run_id}
+        return await run_command(hook.command, record, env, hook.timeout, self._containment.leave_alone), True
 
     def _come_up(self) -> None:
         """Say once that the daemon is up, unless it is on its way down already."""
@@ -329,6 +386,8 @@ class Daemon:
         exit_code = BUG if bug is not None else state.exit_code
         if bug is None and state.first_failed is not None:
             self._hand_on_error(state.first_failed)
+        if exit_code == 0 and self._stopped_by is not None and self._plan.as_job:
+            exit_code = 128 + self._stopped_by
         why = "a bug in rankd" if bug is not None else state.why or "every group has finished"
         self._tell(events.daemon_stopped(clock.now(), exit_code, clock.now() - self._began_at, why))
         return exit_code
@@ -360,12 +419,17 @@ class Daemon:
                     self._state.started(group, worker.rank, worker.attempt, pid)
                 case WorkerExited(worker):
                     self._state.ended(group, worker.rank)
+        self._vigils.observe(group, input)
         self._runtime.post(group, input)
+        if isinstance(input, WorkerExited):
+            self._counts.detection[group].observe(clock.now() - self._turns.pending_since)
+
+    def _who(self, group: str, worker: Worker) -> Who:
+        rank = self._runtime.state.groups[group].rank(worker.rank)
+        return Who(group, rank, worker.rank, worker.attempt)
 
     def _on_signals(self) -> Mapping[int, Callable[[], None]]:
-        callbacks: dict[int, Callable[[], None]] = {
-            number: partial(self._asked_to_end, number) for number in STOP_SIGNALS
-        }
+        callbacks: dict[int, Callable[[], None]] = {}
         callbacks[signal.SIGCHLD] = self._processes.on_sigchld
         callbacks[signal.SIGUSR1] = self._reopen_logs
         callbacks[signal.SIGUSR2] = lambda: None  # without a handler it would end us
@@ -373,6 +437,7 @@ class Daemon:
             callbacks[signal.SIGWINCH] = self._terminal.refresh
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else: started by nohup(1)
             callbacks[signal.SIGHUP] = self._hung_up
+        callbacks.update({number: partial(self._asked_to_end, number) for number in self._plan.stop_signals})
         return callbacks
 
     def _asked_to_end(self, number: int) -> None:
@@ -384,7 +449,14 @@ class Daemon:
         now = clock.now()
         hurry = self._stop_heard_at is not None and now - self._stop_heard_at >= ONE_REQUEST
         self._stop_heard_at = self._stop_heard_at or now
-        self._runtime.arrive(EndRequested(signal.Signals(number).name, hurry=hurry and number != signal.SIGHUP))
+        self._stopped_by = self._stopped_by or number
+        self._runtime.arrive(
+            EndRequested(
+                signal_name(number),
+                hurry=hurry and number != signal.SIGHUP,
+                forward=number if self._plan.as_job else None,
+            )
+        )
 
     def _reopen_logs(self) -> None:
         self._output.reopen()
@@ -411,17 +483,19 @@ class Daemon:
     @contextmanager
     def _consoles(self) -> Iterator[tuple[Console, Console]]:
         kind = Terminal if self._shows_progress() else Console
-        out: Console = kind(
-            1,
+        records: Console = kind(
+            self._told_to,
             mark=self._mark,
-            on_broken=lambda why: self._console_lost("stdout", why, out.lines_at_break),
-            colour=_wants_colour(1),
+            on_broken=lambda why: self._console_lost(self._told_to, why, records.lines_at_break),
+            colour=_wants_colour(self._told_to),
         )
-        self._terminal = out if isinstance(out, Terminal) else None
-        err = out
+        self._terminal = records if isinstance(records, Terminal) else None
+        other = records
         if not os.path.sameopenfile(1, 2):
-            err = Console(2, on_broken=partial(self._console_lost, "stderr"), colour=_wants_colour(2))
-        self._lines = Together(partial(self._write_records, out), asyncio.get_running_loop().call_soon)
+            fd = 3 - self._told_to
+            other = Console(fd, on_broken=partial(self._console_lost, fd), colour=_wants_colour(fd))
+        out, err = (other, records) if self._told_to == 2 else (records, other)
+        self._lines = Together(partial(self._write_records, records), asyncio.get_running_loop().call_soon)
         try:
             yield out, err
         finally:
@@ -434,7 +508,7 @@ class Daemon:
         """On a terminal that can erase a line, and when nobody writes to it past us: a worker without a file would."""
         return (
             self._format == "console"
-            and os.isatty(1)
+            and os.isatty(self._told_to)
             and os.environ.get("TERM", "dumb") != "dumb"
             and not any(
                 group.logs.inherits(rank) for group in self._plan.groups.values() for rank in range(group.workers)
@@ -448,7 +522,7 @@ class Daemon:
         if terminal is None:
             yield
             return
-        colour = _wants_colour(1)
+        colour = _wants_colour(self._told_to)
         terminal.show(lambda columns: progress(self._runtime.snapshot(workers=False), columns, colour=colour))
         try:
             yield
@@ -459,8 +533,31 @@ class Daemon:
         if event.name == "worker.unkillable":
             event = self._with_remains(event)
         self._counts.observe(event)
-        self._records.tell(event)
+        if told := self._records.tell(event):
+            self._ring.add(*told)
+            self._hooks.hear(*told, event)
         self._failures.observe(event)
+        if self._torchelastic is not None:
+            self._torchelastic.observe(event)
+
+    def _told_as_torch(self, console: Console) -> TorchElastic | None:
+        """Loaded where somebody has asked for it."""
+        plan = self._plan
+        if not (plan.torchelastic_events or plan.torchelastic_metrics):
+            return None
+        from supervisor.report.torchelastic import TorchElastic  # noqa: PLC0415
+
+        def sink(place: str) -> Callable[[bytes], object] | None:
+            if place == "console":
+                return partial(console.write, urgent=True)
+            return premises.appended(place) if place else None
+
+        return TorchElastic(
+            plan,
+            lambda: self._runtime.state.groups,
+            events=sink(plan.torchelastic_events),
+            metrics=sink(plan.torchelastic_metrics),
+        )
 
     def _with_remains(self, event: Event) -> Event:
         """The core knows who cannot be killed; what is left of it, and where that hangs, is seen in /proc."""
@@ -478,9 +575,9 @@ class Daemon:
         if not console.write(lines, urgent=True):
             self._counts.events_dropped += lines.count(b"\n")
 
-    def _console_lost(self, stream: str, why: str, records: int = 0) -> None:
+    def _console_lost(self, fd: int, why: str, records: int = 0) -> None:
         self._counts.events_dropped += records
-        self._tell(events.daemon_console_lost(clock.now(), stream, why))
+        self._tell(events.daemon_console_lost(clock.now(), "stdout" if fd == 1 else "stderr", why))
 
     def _output_dropped(self, dropped: Dropped) -> None:
         labels = dropped.labels
@@ -511,6 +608,10 @@ class Daemon:
         else:
             self._notifier.status(line)
 
+    def _look(self, *, workers: bool = True) -> Snapshot:
+        snapshot = self._runtime.snapshot(workers=workers)
+        return self._vigils.with_words(snapshot) if workers else snapshot
+
     def _status_line(self) -> str:
         return health.one_line(self._runtime.snapshot(workers=False))
 
@@ -526,6 +627,12 @@ def _load_http() -> type:
     from supervisor.report.http import HealthListener  # noqa: PLC0415 - what takes long is loaded late: see caller
 
     return HealthListener
+
+
+def _load_webhook() -> Callable[[str, bytes, Mapping[str, str], float], Awaitable[tuple[str, bool]]]:
+    from supervisor.report.webhook import post  # noqa: PLC0415 - likewise
+
+    return post
 
 
 def _open_standard_streams() -> None:

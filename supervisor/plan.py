@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from string import Template
 from typing import Literal
 
 Scope = Literal["group", "worker"]
@@ -51,9 +52,13 @@ class WatchdogRules:
 
     ``boot``: from its start to its first word. ``start_timeout``: from its start to READY=1. ``heartbeat``: between
     two WATCHDOG=1. ``out_of_section``: with no section open. ``stopping``: from STOPPING=1 to its end.
+    ``timer_file``: torch's timers are taken, from a pipe at ``timer_path`` if that is not empty. ``notify``: so are
+    words by sd_notify(3).
     """
 
     timer_file: bool = True
+    timer_path: str = ""
+    notify: bool = True
     boot: float = 0.0
     start_timeout: float = 0.0
     heartbeat: float = 0.0
@@ -162,6 +167,10 @@ class GroupPlan:
     """One worker group as configured.
 
     ``env`` and ``env_files`` are already merged, the files first. ``user`` and ``group`` are names or decimal ids.
+    ``macros`` says what ``${NAME}`` in ``command`` stands for: a variable of the worker's environment, or nothing but
+    torch's one macro, ``${local_rank}``. ``run_dir``, absolute: where this run's attempts are, if not in ``logs.dir``.
+    ``returns``: the command runs a function, whose return value is kept. ``ready_after`` and ``unready_after``: seconds
+    that the group has to be ready, or not, before others are told so.
     """
 
     name: str
@@ -177,18 +186,58 @@ class GroupPlan:
     inherit_env: bool = True
     depends_on: Mapping[str, Condition] = field(default_factory=dict)
     required: bool = True
+    ready_after: float = 0.0
+    unready_after: float = 0.0
     virtual_local_rank: bool = False
+    master_addr: str = "127.0.0.1"
     master_port: int = 0
+    macros: Literal["environment", "torch"] = "environment"
+    run_dir: str = ""
     restart: RestartRules = RestartRules()
     stop: StopRules = StopRules()
+    watchdog: WatchdogRules = WatchdogRules()
     resources: Resources = Resources()
+    returns: bool = False
+
+    @property
+    def awaits_ready(self) -> bool:
+        """Whether a worker is ready only when it has said so, and not as soon as it has started."""
+        return self.watchdog.start_timeout > 0
+
+
+STOP_SIGNALS = (15, 2, 3)
+"""SIGTERM, SIGINT and SIGQUIT ask any daemon to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class HookPlan:
+    """Who is handed which records: either ``command`` or ``url`` is set.
+
+    ``events`` are names, or patterns such as ``group.*``; no ``groups``: of all. ``timeout`` is for each try; before
+    the first of ``retries`` further ones ``backoff`` seconds pass, then twice as many each time. ``queue``: how many
+    records may wait.
+    """
+
+    events: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    url: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout: float = 10.0
+    retries: int = 3
+    backoff: float = 1.0
+    queue: int = 100
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonPlan:
-    """The whole configuration. Directories are absolute; ``drain_delay`` in seconds.
+    """The whole configuration. Directories are absolute; ``drain_delay`` in seconds. ``agent_check`` empty: none.
 
-    ``state_dir_is_common``: nobody has named one, so that it is that of all this user's daemons.
+    ``state_dir_is_common``: nobody has named one, so that it is that of all this user's daemons. ``stop_signals``: what
+    asks for a stop in order, besides a SIGHUP from a terminal that is gone. ``as_job``: somebody waits for this one
+    job, as for any command. Stopped by a signal it exits with 128 + signal, that signal is the first that its workers
+    get; they read our stdin, and records go to stderr, for stdout is theirs. ``torchelastic_events`` and ``_metrics``:
+    "console", a file, or empty for nowhere.
     """
 
     name: str
@@ -203,12 +252,18 @@ class DaemonPlan:
     log_format: Format = "auto"
     listen: tuple[str, ...] = ("127.0.0.1:8080",)
     drain_status: int = 503
+    agent_check: str = ""
+    hooks: Mapping[str, HookPlan] = field(default_factory=dict)
     state_dir_is_common: bool = False
+    stop_signals: tuple[int, ...] = STOP_SIGNALS
+    as_job: bool = False
+    torchelastic_events: str = ""
+    torchelastic_metrics: str = ""
 
 
 def attempts_dir(daemon: DaemonPlan, group: GroupPlan) -> str:
     """Where the directories ``attempt_<n>`` of this run of the group are."""
-    return f"{group.logs.dir}/{group.name}/{daemon.run_id}"
+    return group.run_dir or f"{group.logs.dir}/{group.name}/{daemon.run_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,9 +331,11 @@ NEVER_INHERITED = frozenset(
     {"STATE_DIRECTORY", "RUNTIME_DIRECTORY", "LOGS_DIRECTORY", "CACHE_DIRECTORY", "CONFIGURATION_DIRECTORY",
      "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID",
      "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES",
-     "JOURNAL_STREAM", "INVOCATION_ID", "MAINPID", "MANAGERPID", "SYSTEMD_EXEC_PID", "CREDENTIALS_DIRECTORY"}
+     "JOURNAL_STREAM", "INVOCATION_ID", "MAINPID", "MANAGERPID", "SYSTEMD_EXEC_PID", "CREDENTIALS_DIRECTORY",
+     "RANKD_RETURN_FILE"}
 )  # fmt: skip
-"""What systemd tells the daemon about the daemon (sd_notify(3), sd_listen_fds(3), systemd.exec(5))."""
+"""What systemd tells the daemon about the daemon (sd_notify(3), sd_listen_fds(3), systemd.exec(5)), and an outer rankd
+about what only the worker that it started returns."""
 
 
 CONTRACT = frozenset(
@@ -375,6 +432,12 @@ def substitute(text: str, env: Mapping[str, str]) -> str:
     return _REFERENCE.sub(one, text)
 
 
+def torch_macros(word: str, local_rank: int) -> str:
+    """``word`` as torch would hand it on: ``${local_rank}`` and ``$local_rank`` replaced, ``$$`` halved, no more
+    (torch.distributed.elastic.utils.api, ``macros``)."""
+    return Template(word).safe_substitute(local_rank=local_rank) if "$" in word else word
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
     """Everything needed to start one worker: what ``host.process`` is given.
@@ -412,12 +475,17 @@ def worker_plan(
         group, world, local_rank, attempt=attempt, restarts=restarts, error_file=f"{directory}/error.json",
         visible_devices=shared.get("CUDA_VISIBLE_DEVICES"),
     )  # fmt: skip
+    if group.returns:
+        own["RANKD_RETURN_FILE"] = f"{directory}/return.json"
     env = {**shared, **own}
     for name, value in group.env.items():
         if "${" in value and name not in CONTRACT and name not in own:
             env[name] = substitute(value, env)
     return WorkerPlan(
-        argv=tuple(substitute(word, env) for word in group.command),
+        argv=tuple(
+            substitute(word, env) if group.macros == "environment" else torch_macros(word, local_rank)
+            for word in group.command
+        ),
         env=env,
         cwd=substitute(group.cwd, env),
         directory=directory,

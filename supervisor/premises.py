@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from supervisor import clock
@@ -12,9 +13,10 @@ from supervisor.core import events
 from supervisor.core.events import Event
 from supervisor.errors import CONFIG, UNAVAILABLE, RankdError
 from supervisor.host import leftovers
+from supervisor.host.logfile import open_log
 from supervisor.host.proc import Ended
 from supervisor.host.state import Held, hold
-from supervisor.plan import DaemonPlan
+from supervisor.plan import DaemonPlan, attempts_dir
 
 
 class Unusable(RankdError):
@@ -84,7 +86,7 @@ def told_of(pid: int, ended: Ended) -> list[Event]:
 
 def last_attempt(plan: DaemonPlan, group: str) -> int:
     """The highest attempt of that group that has logs already (a run id used again); -1 for none."""
-    directory = f"{plan.groups[group].logs.dir}/{group}/{plan.run_id}"
+    directory = attempts_dir(plan, plan.groups[group])
     try:
         names = os.listdir(directory)
     except FileNotFoundError:
@@ -93,3 +95,21 @@ def last_attempt(plan: DaemonPlan, group: str) -> int:
         raise Unusable(f"{directory}: cannot see which attempts have logs: {error.strerror}") from error
     numbers = [int(name[8:]) for name in names if name.startswith("attempt_") and name[8:].isdigit()]
     return max(numbers, default=-1)
+
+
+def appended(path: str) -> Callable[[bytes], object]:
+    """What takes lines to the end of that file, in one write each; a disk that takes nothing loses them.
+
+    Raises ``Unusable``.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        file = open_log(path)
+    except OSError as error:
+        raise Unusable(f"{path}: cannot be written: {error.strerror}") from error
+
+    def append(lines: bytes) -> None:
+        with suppress(OSError):
+            os.write(file, lines)
+
+    return append

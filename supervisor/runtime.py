@@ -15,7 +15,7 @@ from typing import Protocol, assert_never
 import anyio
 
 from supervisor import clock
-from supervisor.core import events, health, view
+from supervisor.core import events, health, steady, view
 from supervisor.core.events import Event
 from supervisor.core.groups import Arrival, DrainOver, Groups, Of, Result, advance
 from supervisor.core.messages import (
@@ -67,6 +67,9 @@ class Runtime:
         self._inbox: deque[Arrival] = deque()
         self._busy = False
         self._timers: dict[tuple[str | None, str], asyncio.TimerHandle] = {}
+        self._standings: dict[str, steady.Standing] = {}
+        self._settling: asyncio.TimerHandle | None = None
+        self._waiting_since: float | None = None
         self._loop = asyncio.get_running_loop()
         self._answer = health.Answer(False)
 
@@ -76,6 +79,8 @@ class Runtime:
 
     def arrive(self, arrival: Arrival) -> None:
         """Take an arrival and work off the inbox, unless that is what is being done already."""
+        if not self._inbox:
+            self._waiting_since = clock.now()
         self._inbox.append(arrival)
         if self._busy or self.bug is not None:
             return
@@ -100,13 +105,23 @@ class Runtime:
 
     def snapshot(self, *, workers: bool = True) -> health.Snapshot:
         """How everything stands at this instant."""
-        return view.snapshot(self.state, clock.now(), workers=workers)
+        now = clock.now()
+        return view.snapshot(self.state, now, self._standings, behind=self._behind(now), workers=workers)
 
     def close(self) -> None:
         """Forget all timers."""
         for handle in self._timers.values():
             handle.cancel()
         self._timers.clear()
+        if self._settling is not None:
+            self._settling.cancel()
+
+    def _behind(self, now: float) -> float:
+        """For how many seconds the oldest arrival has not been taken, or a timer that is due has not fired."""
+        waiting = [handle.when() for handle in self._timers.values()]
+        if self._inbox and self._waiting_since is not None:
+            waiting.append(self._waiting_since)
+        return max(0.0, now - min(waiting, default=now))
 
     def _work(self, result: Result) -> None:
         self.state = result.groups
@@ -151,11 +166,27 @@ class Runtime:
 
     def _notice(self) -> None:
         """Something that others see has changed: say so if ``/readyz`` answers otherwise now."""
+        self._settle()
         answer = health.ready(self.snapshot(workers=False))
         if answer.ok != self._answer.ok:
             self._tell(events.health_changed(clock.now(), answer.ok, answer.reasons))
         self._answer = answer
         self._changed(self.state)
+
+    def _settle(self) -> None:
+        """Take every group for what it is now, or come back when it has been so for long enough."""
+        now = clock.now()
+        groups = self.state.groups
+        self._standings = {
+            name: steady.observe(self._standings.get(name, steady.Standing()), group, now)
+            for name, group in groups.items()
+        }
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        due = [steady.settles_at(self._standings[name], group) for name, group in groups.items()]
+        if instants := [at for at in due if at is not None]:
+            self._settling = self._loop.call_at(min(instants), self._notice)
 
 
 def _outline(state: Groups) -> tuple[object, ...]:

@@ -293,6 +293,16 @@ def no_nul(value: str) -> str:
     return value
 
 
+FUNCTION = r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*"
+
+
+def function(value: str) -> str:
+    """Where a function is to be found (``package.module:callable``), unchanged."""
+    if not re.fullmatch(FUNCTION, value):
+        raise ValueError(f'{shown(value)} does not name a function (write "package.module:callable")')
+    return value
+
+
 def path(value: str) -> str:
     """A path, unchanged; ``~`` is a shell's word, and a folder of that name is never meant."""
     if value.startswith("~"):

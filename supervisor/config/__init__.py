@@ -72,7 +72,7 @@ class _Schema(GenerateJsonSchema):
 def _validate(raw: dict[str, Any], mistakes: Mistakes) -> tables.File:
     """The tables without what is wrong in them, so that what is left can be checked as well.
 
-    ``raw`` is changed. A wrong key is taken out, so each round has fewer, and a key that has to be there is filled in.
+    ``raw`` is changed. A wrong key is taken out, so each round has fewer: outside of lists every key has a default.
     """
     told: set[Path] = set()
     while True:
@@ -81,7 +81,7 @@ def _validate(raw: dict[str, Any], mistakes: Mistakes) -> tables.File:
         except ValidationError as invalid:
             errors = invalid.errors(include_url=False)
         words, meant = explain(errors, _keys)
-        assert not told & words.keys(), "what has no default must be filled in by _mend"
+        assert not told & words.keys(), "what is taken out must not be missed"
         told |= words.keys()
         mistakes.doubt(meant)
         for path, what in words.items():
@@ -91,17 +91,13 @@ def _validate(raw: dict[str, Any], mistakes: Mistakes) -> tables.File:
 
 
 def _mend(raw: dict[str, Any], path: Path) -> None:
-    """Take out the innermost key around ``path`` that is not in a list; fill it in if there has to be one."""
+    """Take out the innermost key around ``path`` that is not in a list."""
     table: Any = raw
     depth = 0
     while depth < len(path) - 1 and isinstance(table.get(path[depth]), dict):
         table = table[path[depth]]
         depth += 1
-    match path[: depth + 1]:
-        case ("groups", _, "command"):  # the only key outside of lists that has no default
-            table["command"] = ["true"]
-        case _:
-            table.pop(path[depth], None)
+    table.pop(path[depth], None)
 
 
 def _keys(table: Path) -> list[str]:

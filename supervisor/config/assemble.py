@@ -11,13 +11,15 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 from supervisor import values
-from supervisor.config import defaults, files, relations
+from supervisor.config import defaults, files, programs, relations
 from supervisor.config.mistakes import Mistakes
 from supervisor.config.places import Path
+from supervisor.host import names
 from supervisor.plan import (
     Backoff,
     DaemonPlan,
     GroupPlan,
+    HookPlan,
     LogRules,
     Resources,
     RestartRules,
@@ -25,6 +27,7 @@ from supervisor.plan import (
     Rung,
     StopRules,
     Streams,
+    WatchdogRules,
     World,
     group_environment,
     rank_environment,
@@ -50,11 +53,11 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
             return folder
 
     state_dir = directory("state_dir", daemon.state_dir, defaults.state_dir)
-    _check_listeners(file.health.listen, mistakes)
+    _check_listeners(file.health, mistakes)
     relations.check(file.groups, mistakes)
     return DaemonPlan(
         name=daemon.name,
-        node_id=daemon.node_id or defaults.node_id(),
+        node_id=daemon.node_id or names.node_id(),
         run_id=daemon.run_id or defaults.run_id(),
         state_dir=state_dir,
         runtime_dir=directory("runtime_dir", daemon.runtime_dir, defaults.runtime_dir),
@@ -65,21 +68,28 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
         log_format=file.log.format,
         listen=tuple(file.health.listen),
         drain_status=file.health.drain_status,
+        torchelastic_events=_place(file.log.torchelastic_events, state_dir),
+        torchelastic_metrics=_place(file.log.torchelastic_metrics, state_dir),
+        hooks={name: _hook(name, hook, file.groups, mistakes) for name, hook in file.hooks.items()},
+        agent_check=file.health.agent_check or "",
         state_dir_is_common=daemon.state_dir is None and not defaults.names_state_dir(environ),
     )
+
+
+def _place(given: str, state_dir: str) -> str:
+    """Absolute, or the word for our stderr, or nothing."""
+    return given if given in ("", "console") else os.path.normpath(os.path.join(state_dir, given))
 
 
 def _group(
     name: str, group: tables.Group, folder: str, state_dir: str, environ: Mapping[str, str], mistakes: Mistakes
 ) -> GroupPlan:
     workers = _workers(name, group, environ, mistakes)
-    if not group.command[0]:
-        mistakes.say(("groups", name, "command", 0), "must not be empty")
     env = _env(name, group, folder, mistakes)
     seen = {**(environ if group.inherit_env else {}), **env}
     return GroupPlan(
         name=name,
-        command=(*group.command, *group.args),
+        command=programs.command(name, group, seen, mistakes),
         workers=workers,
         role=group.role or name,
         logs=_logs(name, group.logs, workers, state_dir, mistakes),
@@ -91,11 +101,15 @@ def _group(
         inherit_env=group.inherit_env,
         depends_on=group.depends_on,
         required=group.required,
+        ready_after=group.ready_after,
+        unready_after=group.unready_after,
         virtual_local_rank=group.virtual_local_rank,
         master_port=group.master_port,
         restart=_restart(name, group.restart, mistakes),
         stop=StopRules(_ladder(group.stop), group.stop.scope),
+        watchdog=WatchdogRules(**dict(group.watchdog)),
         resources=_resources(name, group.resources, workers, seen, mistakes),
+        returns=group.function is not None,
     )
 
 
@@ -322,7 +336,34 @@ def _of_account(user: str | None) -> dict[str, str]:
     }
 
 
-def _check_listeners(listen: list[str], mistakes: Mistakes) -> None:
-    for number, address in enumerate(listen):
-        if address in listen[:number] and not address.endswith(":0"):
+def _hook(name: str, hook: tables.Hook, groups: Mapping[str, tables.Group], mistakes: Mistakes) -> HookPlan:
+    misread = mistakes.about("hooks", name, "url") or mistakes.about("hooks", name, "command")
+    if not misread and bool(hook.command) == (hook.url is not None):
+        mistakes.say(("hooks", name), "needs either command or url" + (", not both" if hook.command else ""))
+    if hook.headers and hook.url is None:
+        mistakes.say(("hooks", name, "headers"), "is for url; a command gets none")
+    if not hook.timeout:
+        mistakes.say(("hooks", name, "timeout"), "must be more than 0")
+    for number, group in enumerate(hook.groups):
+        if group not in groups:
+            mistakes.say(("hooks", name, "groups", number), f"there is no group {values.shown(group)}")
+    return HookPlan(
+        events=tuple(hook.events),
+        groups=tuple(hook.groups),
+        command=tuple(hook.command),
+        url=hook.url or "",
+        headers=hook.headers,
+        timeout=hook.timeout,
+        retries=hook.retries,
+        backoff=hook.backoff,
+        queue=hook.queue,
+    )
+
+
+def _check_listeners(health: tables.Health, mistakes: Mistakes) -> None:
+    for number, address in enumerate(health.listen):
+        if address in health.listen[:number] and not address.endswith(":0"):
             mistakes.say(("health", "listen", number), f"{values.shown(address)} is listed twice")
+    agent = health.agent_check
+    if agent and agent in health.listen and not agent.endswith(":0"):
+        mistakes.say(("health", "agent_check"), f"{values.shown(agent)} is in listen, and HTTP is another protocol")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
-import socket
 from collections.abc import Mapping
-
-HOSTS = "/etc/hosts"
 
 
 def state_dir(environ: Mapping[str, str]) -> str:
@@ -36,26 +33,6 @@ def runtime_dir(environ: Mapping[str, str]) -> str:
     if os.geteuid() == 0:
         return "/run/rankd"
     return os.path.join(os.path.abspath(environ.get("TMPDIR") or "/tmp"), f"rankd-{os.geteuid()}")  # noqa: S108
-
-
-def node_id() -> str:
-    """The host's name, fully qualified if the host itself knows how.
-
-    Only the kernel and /etc/hosts are asked: ``socket.getfqdn`` asks DNS, and where that is broken a start would wait
-    for it for seconds.
-    """
-    name = socket.gethostname()
-    if "." in name:
-        return name
-    try:
-        with open(HOSTS, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                names = line.partition("#")[0].split()[1:]
-                if name in names:
-                    return next((one for one in names if one.startswith(name + ".")), name)
-    except OSError:
-        return name
-    return name
 
 
 def run_id() -> str:

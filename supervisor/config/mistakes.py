@@ -36,6 +36,10 @@ class Mistakes:
         """Whether something is wrong at or around ``path``, so that what follows from its value is no news."""
         return any(path[:length] in self._found or path[:length] in self._doubted for length in range(1, len(path) + 1))
 
+    def within(self, *path: str | int) -> bool:
+        """Whether something is wrong at, around or below ``path``."""
+        return self.about(*path) or any(found[: len(path)] == path for found in self._found)
+
     def in_order(self, text: str) -> list[Mistake]:
         """All of them with their lines in ``text``; those in other files last."""
         lines = lines_of(text) if self._found else {}
@@ -93,7 +97,7 @@ def _words(path: Path, error: Mapping[str, Any]) -> str:
             allowed = re.findall(r"'([^']*)'", about["expected"])
             return f"{shown(value)} is not a {_kind(path)} {choices(value, allowed)}"
         case "string_type":
-            return _no_string(path, value)
+            return no_string(path, value)
         case "int_type" | "int_from_float" | "float_type":
             whole = "" if error["type"] == "float_type" else "whole "
             hint = " (remove the quotes)" if isinstance(value, str) and re.fullmatch(r"-?[0-9.]+", value) else ""
@@ -121,8 +125,8 @@ def _kind(path: Path) -> str:
     return "condition" if "depends_on" in path[:-1] else str(path[-1])
 
 
-def _no_string(path: Path, value: object) -> str:
-    """Environment values are not repeated: they may be secrets."""
+def no_string(path: Path, value: object) -> str:
+    """What to say of a value where a string has to be. Environment values are not repeated: they may be secrets."""
     if "env" in path[:-1]:
         return f'must be a string: quote it ({path[-1]} = "...")'
     if is_number(value) or isinstance(value, bool):

@@ -6,6 +6,7 @@ mistake can be told at once.
 """
 # Annotations are real objects here: pydantic would have to evaluate strings at every start.
 
+import re
 from functools import partial
 from typing import Annotated, Any, Literal, get_args
 
@@ -78,6 +79,27 @@ Listen = Annotated[
 ]
 
 
+def _url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#]+[^\s]*", text):
+        raise ValueError(f"{values.shown(text)} is not a URL (write https://host/path)")
+    return text
+
+
+Url = Annotated[str, AfterValidator(_url), WithJsonSchema(_text(r"https?://.+"))]
+SUBJECTS = "daemon|health|control|group|worker|timer|rendezvous|exit_barrier"
+EVENT_PATTERN = rf"\*|({SUBJECTS})\.(\*|[a-z_]+)"
+
+
+def _event_pattern(text: str) -> str:
+    if not re.fullmatch(EVENT_PATTERN, text):
+        subjects = SUBJECTS.replace("|", ", ")
+        raise ValueError(f"{values.shown(text)} is no record's name (allowed: *, SUBJECT.* and names of {subjects})")
+    return text
+
+
+EventPattern = Annotated[str, AfterValidator(_event_pattern), WithJsonSchema(_text(EVENT_PATTERN))]
+
+
 def _limit(text: str) -> dict[str, Any]:
     amount = [{"type": "integer", "minimum": 0}, _text(f"unlimited{text}")]
     both = {"soft": {"anyOf": amount}, "hard": {"anyOf": amount}}
@@ -93,7 +115,10 @@ Seconds = Annotated[
 ]
 String = Annotated[str, AfterValidator(values.no_nul)]
 Word = Annotated[String, Field(min_length=1)]
+SectionName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+Function = Annotated[str, AfterValidator(values.function), WithJsonSchema(_text(values.FUNCTION))]
 Path = Annotated[str, Field(min_length=1), AfterValidator(values.path)]
+Place = Annotated[str, AfterValidator(values.no_nul)]
 DirectoryName = Annotated[str, Field(min_length=1), AfterValidator(values.directory_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 LocalRank = Annotated[int, Field(ge=0)]
@@ -127,6 +152,11 @@ class Log(Table):
 
     level: Literal["debug", "info", "warning", "error"] = key("info", "The least important level that is written.")
     format: Format = key("auto", "auto: journal under journald, console on a terminal, else json.")
+    torchelastic_events: Place = key(
+        "",
+        "torchelastic's own event records as well: to the console (stderr) or to a file below state_dir; empty: no.",
+    )
+    torchelastic_metrics: Place = key("", "The same for torchelastic's metrics.")
 
 
 class Health(Table):
@@ -138,6 +168,9 @@ class Health(Table):
     )
     drain_status: Annotated[int, Field(ge=400, le=599)] = key(
         503, "HTTP status of /readyz while draining; 404 for HAProxy's disable-on-404."
+    )
+    agent_check: Listen | None = key(
+        None, "An address of its own for HAProxy's agent-check: up with a weight, drain or down. Default: none."
     )
 
 
@@ -186,6 +219,20 @@ class Stop(Table):
     scope: Reach = key(
         "tree", "Whom the signals reach: tree: all descendants, group: the process group, leader: the worker alone."
     )
+
+
+class Watchdog(Table):
+    """How long workers may be silent before they are ended and restarted; 0: for ever."""
+
+    timer_file: bool = key(True, "Take torch's expires() timers, from a named pipe that each group has for them.")
+    boot: Duration = key("0s", "From its start to its first word, whatever that is.")
+    start_timeout: Duration = key(
+        "0s", "From its start to READY=1; only then is a worker ready. 0: it is ready when it has started."
+    )
+    heartbeat: Duration = key("0s", "Between two WATCHDOG=1, the first of which may come with READY=1 or later.")
+    sections: dict[SectionName, Duration] = key({}, "The longest that a section of that name may last.")
+    out_of_section: Duration = key("0s", "The longest time with no section open, from the first word on.")
+    stopping: Duration = key("0s", "From STOPPING=1 to the worker's end.")
 
 
 class Rotate(Table):
@@ -262,10 +309,16 @@ class Resources(Table):
 class Group(Table):
     """One group of ranked workers."""
 
-    command: Annotated[list[String], Field(min_length=1)] = Field(
-        description="The program and its arguments; no shell. ${RANK} and the rest of a worker's environment work here."
+    command: Annotated[list[String], Field(min_length=1)] | None = key(
+        None,
+        "The program and its arguments; no shell. ${RANK} and the rest of a worker's environment work here. A group "
+        "has either this or function.",
     )
-    args: list[String] = key([], "More arguments, after those of command.")
+    function: Function | None = key(
+        None, "package.module:callable, called by each worker in a Python of its own. Its return value is kept."
+    )
+    args: list[Any] = key([], "Arguments of function, any values; or more of command's, strings.")
+    kwargs: dict[str, Any] = key({}, "Arguments of function by name.")
     workers: Workers = key(1, "How many workers: a number, or one for each cpu or gpu; auto: gpu if there is one.")
     role: Word | None = key(None, "ROLE_NAME. Default: the group's name.")
     cwd: Path | None = key(
@@ -283,12 +336,35 @@ class Group(Table):
         {}, "Groups that must be started, ready or succeeded before this one starts."
     )
     required: bool = key(True, "Whether the group counts for /readyz and for the exit code.")
+    ready_after: Duration = key("0s", "Ready for so long before /readyz says so.")
+    unready_after: Duration = key(
+        "0s", "Running and not ready for so long before /readyz says so; a restart of the group shows at once."
+    )
     virtual_local_rank: bool = key(False, "Each worker sees one GPU and LOCAL_RANK 0.")
     master_port: Port = key(0, "MASTER_PORT; 0: a free one, kept for this group.")
     restart: Restart = key({})
     stop: Stop = key({})
+    watchdog: Watchdog = key({})
     logs: Logs = key({})
     resources: Resources = key({})
+
+
+class Hook(Table):
+    """Records that are handed to a command or a webhook."""
+
+    events: Annotated[list[EventPattern], Field(min_length=1)] = key(
+        ["group.failed", "group.gave_up"], 'Which records: their names, or "group.*" for all that begin so; "*": all.'
+    )
+    groups: list[Word] = key([], "Only of these groups; empty: of all, and of the daemon itself.")
+    command: list[Word] = key([], "A program and its arguments; no shell. It gets the record as JSON on stdin.")
+    url: Url | None = key(None, "Where the record is sent with POST, as JSON. Either this or command.")
+    headers: dict[str, String] = key({}, "More headers of the POST, such as Authorization.")
+    timeout: Duration = key("10s", "What a try may take.")
+    retries: Annotated[int, Field(ge=0, le=100)] = key(3, "How many more tries there are after one that has failed.")
+    backoff: Duration = key("1s", "The pause before the first of them; each further one is twice as long, up to 60s.")
+    queue: Annotated[int, Field(ge=1, le=10_000)] = key(
+        100, "So many records may wait; what comes then is not delivered, and counted."
+    )
 
 
 class File(Table):
@@ -297,4 +373,5 @@ class File(Table):
     daemon: Daemon = key({})
     log: Log = key({})
     health: Health = key({})
+    hooks: dict[str, Hook] = key({}, "Who is handed records as they are told, by name.")
     groups: dict[str, Group] = key({}, "The groups of workers, by name.")

@@ -27,16 +27,19 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     group, now = turn.group, turn.now
     rules = group.plan.restart
     ran_for = now - slot.since
-    by = _by(group, exited)
-    end = restarts.end_of(rules, status)
+    by = _by(group, slot, exited)
+    end = restarts.end_of(rules, status) if slot.silence is None else "failure"
     success = end == "success"
     words = events.how_it_ended(status, by, exited.evidence)
+    if slot.silence is not None:
+        words = f"{slot.silence.reason} and {words}"
+        turn.effects.append(CancelTimer(f"silence:{worker.rank}"))
     turn.events.append(events.worker_exited(now, turn.who(worker), slot.pid, status, by, ran_for, words))
     running = group.phase in (Phase.STARTING, Phase.RUNNING)
     turn.put(
         Slot(worker, now, slot.pid, status),
-        ready=group.ready - running,
-        ended=group.ended.put(worker.rank, Ended(worker, now, slot.pid, status, by, success, words)),
+        ready=group.ready - (running and slot.is_ready),
+        ended=group.ended.put(worker.rank, Ended(worker, now, slot.pid, status, by, success, words, exited.returned)),
     )
     after = f"{words} after {ran_for:.1f} s"
     if not success and by != "daemon":
@@ -44,6 +47,7 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
             events.worker_failed(
                 now, turn.who(worker), after, root_cause=running, pid=slot.pid, status=status, exit_code=status.code,
                 stderr_tail=exited.stderr_tail, error=exited.error,
+                evidence=slot.silence.evidence if slot.silence is not None else "",
             )
         )  # fmt: skip
     if not running:
@@ -54,7 +58,7 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     rank = group.rank(worker.rank)
     exit_code = 128 + status.signal if status.signal is not None else status.code or 0
     failure = Failure(now, worker.attempt, rank, f"rank {rank} {after}", exit_code, status)
-    cause = "finished" if success else "exit" if status.signal is None else "signal"
+    cause = slot.silence.by if slot.silence is not None else _cause(status, success)
     if rules.scope == "worker":
         _rank_ended(turn, worker, end, cause, failure, healthy_for=ran_for)
     else:
@@ -63,12 +67,18 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
         )
 
 
-def _by(group: Group, exited: WorkerExited) -> By:
-    """Who ended it: the kernel, where that is proved; we, if we had begun to stop it; itself, by exiting or crashing;
-    else somebody outside."""
+def _cause(status: ExitStatus, success: bool) -> str:
+    return "finished" if success else "exit" if status.signal is None else "signal"
+
+
+def _by(group: Group, slot: Slot, exited: WorkerExited) -> By:
+    """Who ended it: the kernel, where that is proved; the watchdog; we, if we had begun to stop it; itself, by exiting
+    or crashing; else somebody outside."""
     status = exited.status
     if exited.oom:
         return "oom"
+    if slot.silence is not None:
+        return slot.silence.by
     if group.phase in (Phase.STOPPING, Phase.FINISHED) and not exited.unasked:
         ours = any(status.signal == rung.signal for rung in group.plan.stop.ladder)
         return "itself" if status.signal in CRASH_SIGNALS and not ours else "daemon"

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-from supervisor.core.messages import ErrorReport, ExitStatus
+from supervisor.core.messages import ErrorReport, ExitStatus, SilentBy
 
 Level = Literal["debug", "info", "warning", "error"]
-By = Literal["itself", "daemon", "oom", "outside"]
+By = Literal["itself", "daemon", "oom", "timer", "heartbeat", "outside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +102,12 @@ def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran
 def worker_failed(
     at: float, who: Who, reason: str, *, root_cause: bool,
     pid: int | None = None, status: ExitStatus | None = None, exit_code: int | None = None, stderr_tail: str = "",
-    error: ErrorReport | None = None,
+    error: ErrorReport | None = None, evidence: str = "",
 ) -> Event:  # fmt: skip
-    """``root_cause`` is true for the first failure of an attempt. Without ``status`` the worker never ran."""
+    """``root_cause`` is true for the first failure of an attempt. Without ``status`` the worker never ran.
+
+    ``evidence``: the file with what was seen of it and its peers before it was ended.
+    """
     fields: dict[str, Any] = {**_of(who), "root_cause": root_cause}
     if pid is not None:
         fields["pid"] = pid
@@ -116,6 +119,8 @@ def worker_failed(
     fields["reason"] = reason
     if stderr_tail:
         fields["stderr_tail"] = stderr_tail
+    if evidence:
+        fields["evidence"] = evidence
     if error is not None:
         told = {
             "error": error.message,
@@ -125,6 +130,39 @@ def worker_failed(
         }
         fields |= {name: value for name, value in told.items() if value}
     return Event("worker.failed", "error", at, f"rank {who.rank} failed: {reason}", who.group, fields)
+
+
+def worker_ready(at: float, who: Who, pid: int, took_for: float) -> Event:
+    """The worker has said so; workers of whom nobody awaits it are ready when they have started."""
+    return Event(
+        "worker.ready", "info", at, f"rank {who.rank} is ready after {took_for:.1f} s", who.group,
+        {**_of(who), "pid": pid, "duration_ms": ms(took_for)},
+    )  # fmt: skip
+
+
+def worker_silent(at: float, who: Who, pid: int, by: SilentBy, reason: str, signal: int, evidence: str) -> Event:
+    """A timer of the worker's has expired, or it has missed a heartbeat, a section's end, its READY=1 ..."""
+    name = "timer.expired" if by == "timer" else "worker.heartbeat_missed"
+    fields = {**_of(who), "pid": pid, "reason": reason, "signal": signal_name(signal)}
+    if evidence:
+        fields["evidence"] = evidence
+    return Event(name, "error", at, f"rank {who.rank} {reason}: sent {signal_name(signal)}", who.group, fields)
+
+
+def timer_reported(at: float, who: Who, pid: int, reason: str) -> Event:
+    """A timer that has signal 0: its worker is told of, and goes on."""
+    return Event(
+        "timer.expired", "warning", at, f"rank {who.rank} {reason}; its timer has no signal, so it goes on", who.group,
+        {**_of(who), "pid": pid, "reason": reason},
+    )  # fmt: skip
+
+
+def timer_refused(at: float, group: str, pid: int, scope: str) -> Event:
+    """A timer has expired whose process is none of the group's workers': nobody is ended for it."""
+    return Event(
+        "timer.refused", "warning", at, f"a timer of process {pid} has expired, which is no worker of {group}", group,
+        {"pid": pid, "scope": scope, "reason": "not a process of this group's workers"},
+    )  # fmt: skip
 
 
 def worker_stopping(at: float, who: Who, signal: int, why: str) -> Event:
@@ -232,11 +270,14 @@ def group_stopped(at: float, group: str, attempt: int, took_for: float, why: str
     )  # fmt: skip
 
 
-def group_succeeded(at: float, group: str, attempt: int, restarts: int) -> Event:
+def group_succeeded(
+    at: float, group: str, attempt: int, restarts: int, returned: Mapping[str, Any] | None = None
+) -> Event:
+    """``returned``: more fields, of what functions have returned (see ``core.returned``)."""
     return Event(
         "group.succeeded", "info", at, f"group {group} has succeeded"
         + (f" after {restarts} restart{'s' if restarts != 1 else ''}" if restarts else ""), group,
-        {"attempt": attempt, "restarts": restarts},
+        {"attempt": attempt, "restarts": restarts, **(returned or {})},
     )  # fmt: skip
 
 
@@ -304,10 +345,19 @@ def daemon_stopped(at: float, exit_code: int, up_for: float, why: str) -> Event:
     )  # fmt: skip
 
 
-def health_listening(at: float, addresses: tuple[str, ...]) -> Event:
-    return Event(
-        "health.listening", "info", at, f"health on {', '.join(addresses)}", None, {"addresses": list(addresses)}
-    )
+HOOK_FAILED = "daemon.hook_failed"
+
+
+def daemon_hook_failed(at: float, hook: str, why: str) -> Event:
+    """A record has not been delivered to a hook, for good."""
+    return Event(HOOK_FAILED, "warning", at, f"hook {hook}: {why}", None, {"hook": hook, "reason": why})
+
+
+def health_listening(at: float, addresses: tuple[str, ...], agents: tuple[str, ...] = ()) -> Event:
+    """``agents``: where HAProxy's agent-check is answered."""
+    fields = {"addresses": list(addresses)} | ({"agent_check": list(agents)} if agents else {})
+    words = [*addresses, *(f"{agent} (agent-check)" for agent in agents)]
+    return Event("health.listening", "info", at, f"health on {', '.join(words)}", None, fields)
 
 
 def health_changed(at: float, ready: bool, reasons: tuple[str, ...]) -> Event:
@@ -320,6 +370,15 @@ def health_changed(at: float, ready: bool, reasons: tuple[str, ...]) -> Event:
 
 def _workers(number: int) -> str:
     return f"{number} worker{'s' if number != 1 else ''}"
+
+
+def daemon_clock_jumped(at: float, away_for: float) -> Event:
+    """We were not running (SIGSTOP, a frozen group, a machine that slept): every deadline is that much later."""
+    return Event(
+        "daemon.clock_jumped", "warning", at,
+        f"rankd was not running for {away_for:.1f} s: every worker has so much longer", None,
+        {"duration_ms": ms(away_for)},
+    )  # fmt: skip
 
 
 def daemon_reload_refused(at: float, why: str) -> Event:

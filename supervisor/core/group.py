@@ -27,11 +27,14 @@ from supervisor.core.messages import (
     WorkerExited,
     WorkerGone,
     WorkerNotStarted,
+    WorkerReady,
+    WorkerSilent,
     WorkerStarted,
     WorldFormed,
     WorldRefused,
 )
-from supervisor.core.starting import begin_attempt, start_all, start_one, start_requested, worker_started
+from supervisor.core.silence import outlives_silence, worker_silent
+from supervisor.core.starting import begin_attempt, start_all, start_one, start_requested, worker_ready, worker_started
 from supervisor.core.state import Failure, Group, Outcome, Phase, Verdict
 from supervisor.core.stopping import climb_strays, climb_to, leave_unkillable, stop_requested, strays_found
 from supervisor.core.turn import Turn
@@ -58,6 +61,10 @@ def step(group: Group, input: Input, now: float) -> Outcome:
             worker_started(turn, worker, pid)
         case WorkerNotStarted():
             worker_not_started(turn, input)
+        case WorkerReady(worker):
+            worker_ready(turn, worker)
+        case WorkerSilent():
+            worker_silent(turn, input)
         case WorkerExited():
             worker_exited(turn, input)
         case StraysFound(worker, processes):
@@ -92,6 +99,11 @@ def timer_fired(turn: Turn, name: str, at: float) -> None:
             climb = group.strays.get(rank)
             if climb is not None and at == climb.at:
                 climb_strays(turn, rank, climb)
+        case ["silence", text]:
+            rank = _rank(text)
+            slot = group.live.get(rank)
+            if slot is not None and slot.silence is not None and at == slot.silence.at:
+                outlives_silence(turn, rank, slot.silence)
 
 
 def _rank(text: str) -> int:

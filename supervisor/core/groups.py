@@ -6,7 +6,7 @@ It steps single groups (``group.step``) and, whenever one comes into another sta
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, assert_never
 
 from supervisor.core import events, order
@@ -37,10 +37,14 @@ class Of:
 
 @dataclass(frozen=True, slots=True)
 class EndRequested:
-    """The whole daemon is to stop, and why. A second time, with ``hurry``: without waiting."""
+    """The whole daemon is to stop, and why. A second time, with ``hurry``: without waiting.
+
+    ``forward``: the signal that workers get first, instead of what stands first in their group's ladder.
+    """
 
     reason: str
     hurry: bool = False
+    forward: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,9 @@ def advance(state: Groups, arrival: Arrival, now: float) -> Result:
             if state.stage != "starting":
                 return Result(state)
             round.state = state._replace(stage="running")
-        case EndRequested(reason, hurry):
+        case EndRequested(reason, hurry, forward):
+            if forward is not None and state.stage in ("starting", "running"):
+                round.state = _with_first_rung(state, forward)
             _end(round, reason, hurry)
         case DrainOver(at):
             if state.stage == "draining" and state.drained_at == at:
@@ -199,6 +205,19 @@ def _end(round: _Round, reason: str, hurry: bool) -> None:
     if hurry and round.state.stage == "stopping":
         for name in state.groups:
             round.feed(name, StopRequested(reason, hurry=True))
+
+
+def _with_first_rung(state: Groups, signal: int) -> Groups:
+    """Every ladder begins with that signal, but for those that have no rung to be asked on: they only kill."""
+
+    def changed(group: Group) -> Group:
+        first, *others = group.plan.stop.ladder
+        if not others:
+            return group
+        stop = replace(group.plan.stop, ladder=(replace(first, signal=signal), *others))
+        return group._replace(plan=replace(group.plan, stop=stop))
+
+    return state._replace(groups={name: changed(group) for name, group in state.groups.items()})
 
 
 def _enter_stopping(round: _Round) -> None:

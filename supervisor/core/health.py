@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Stage = Literal["starting", "running", "draining", "stopping", "stopped"]
 
@@ -17,8 +17,9 @@ Stage = Literal["starting", "running", "draining", "stopping", "stopped"]
 class WorkerView:
     """One worker.
 
-    ``state``: pending, starting, ready, stopping, stopped, backing_off, exited, succeeded, failed, unkillable.
+    ``state``: pending, starting, ready, silent, stopping, stopped, backing_off, exited, succeeded, failed, unkillable.
     ``since`` is when it came into that state; ``exit`` how its last process ended, in words ("" while the first runs).
+    ``status``, ``progress`` and the open ``sections`` (name, since when) are what the worker says of itself.
     """
 
     rank: int
@@ -28,6 +29,9 @@ class WorkerView:
     pid: int | None = None
     attempt: int = -1
     exit: str = ""
+    status: str = ""
+    progress: int | None = None
+    sections: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,9 @@ class FailureView:
 class GroupView:
     """One group. ``next`` is what happens next, in words, and ``next_at`` when (both None: nothing is scheduled).
 
-    ``restarts_left`` is None for no limit; ``why`` says how the group came into its phase.
+    ``ready`` is what the group is taken for (see ``steady``), ``gang`` that none of its workers is of use alone.
+    ``restarts_left`` is None for no limit; ``why`` says how the group came into its phase. ``returned``: what its
+    functions have returned (see ``core.returned``).
     """
 
     name: str
@@ -65,18 +71,31 @@ class GroupView:
     next: str | None = None
     next_at: float | None = None
     round: int = 0
+    gang: bool = True
     last_failure: FailureView | None = None
     workers: tuple[WorkerView, ...] = ()
+    returned: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All groups at the instant ``at``, in the order of the configuration; ``why`` says why it drains or stops."""
+    """All groups at the instant ``at``, in the order of the configuration; ``why`` says why it drains or stops.
+
+    ``behind``: for how many seconds the core has left undone what it was to do: nothing here is younger than that.
+    """
 
     at: float
     stage: Stage
     groups: Mapping[str, GroupView] = field(default_factory=dict)
     why: str = ""
+    behind: float = 0.0
+
+
+STALE = 5.0
+"""Seconds behind which the core counts as stuck. Far above what any turn of the loop takes on a busy machine."""
+
+LEAVING: frozenset[Stage] = frozenset({"draining", "stopping", "stopped"})
+"""The daemon's stages in which clients should go elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +106,11 @@ class Answer:
     reasons: tuple[str, ...] = ()
 
 
-def live() -> Answer:
-    """The daemon's own loop turns: whoever runs this line has shown it."""
-    return Answer(True)
+def live(snapshot: Snapshot) -> Answer:
+    """The loop turns (whoever runs this line has shown it) and the core keeps up with what happens."""
+    if snapshot.behind < STALE:
+        return Answer(True)
+    return Answer(False, (f"the core is stuck: it is {snapshot.behind:.1f} s behind",))
 
 
 def started(snapshot: Snapshot) -> Answer:
@@ -103,7 +124,7 @@ def started(snapshot: Snapshot) -> Answer:
 
 def ready(snapshot: Snapshot) -> Answer:
     """The daemon neither drains nor stops, and every required group is ready, or has succeeded while another is."""
-    if snapshot.stage in ("draining", "stopping", "stopped"):
+    if snapshot.stage in LEAVING:
         return Answer(False, (f"{snapshot.stage}: {snapshot.why}" if snapshot.why else snapshot.stage,))
     required = [view for view in snapshot.groups.values() if view.required]
     if required and all(view.succeeded for view in required):
@@ -116,9 +137,26 @@ def group_ready(snapshot: Snapshot, name: str) -> Answer | None:
     view = snapshot.groups.get(name)
     if view is None:
         return None
-    if snapshot.stage in ("draining", "stopping", "stopped"):
+    if snapshot.stage in LEAVING:
         return Answer(False, (f"{snapshot.stage}: {snapshot.why}" if snapshot.why else snapshot.stage,))
     return Answer(True) if view.ready else Answer(False, (_why_not(view),))
+
+
+def weight(snapshot: Snapshot) -> int:
+    """How much of its usual load the daemon can take, in percent: the share of ready workers in its worst group.
+
+    Of the required groups that have not succeeded. A gang can take all or nothing; 0 wherever ``ready`` says no,
+    but for groups whose workers serve each for itself: there the ready ones go on.
+    """
+    serving = [view for view in snapshot.groups.values() if view.required and not view.succeeded]
+    if snapshot.stage in LEAVING or (not serving and not ready(snapshot).ok):
+        return 0
+    return min((_share(view) for view in serving), default=100)
+
+
+def _share(view: GroupView) -> int:
+    serves = view.ready or (not view.gang and view.phase == "running")
+    return -(-100 * view.ready_workers // view.size) if serves else 0  # rounded up: 1 of 1,000 is not nothing
 
 
 def _why_not(view: GroupView) -> str:

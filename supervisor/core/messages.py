@@ -38,6 +38,14 @@ class ErrorReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Returned:
+    """What a worker's function has returned, as JSON, bounded; or a ``note`` why that is not known."""
+
+    text: str = "null"
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Worker:
     """One start of one worker: the address on every message about it."""
 
@@ -96,6 +104,30 @@ class WorkerStarted:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """The worker can do what it is there for: it has said READY=1."""
+
+    worker: Worker
+
+
+SilentBy = Literal["timer", "heartbeat"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSilent:
+    """The worker has not said in time what it was to say, and is to be ended with ``signal`` (its number).
+
+    ``reason``: what it was, in words. ``evidence``: where more is written about it, if it is.
+    """
+
+    worker: Worker
+    by: SilentBy
+    reason: str
+    signal: int
+    evidence: str = ""
+
+
 Fault = Literal["permanent", "transient", "abandoned"]
 
 
@@ -121,6 +153,7 @@ class WorkerExited:
     ``oom``: proved that the kernel has killed it for want of memory. ``evidence``: what else is known, or who says so.
     ``stderr_tail``: the last lines that it wrote to stderr, where it may have failed and they can be had.
     ``unasked``: it had ended before we sent it any signal. ``error``: its error file, if it has failed so.
+    ``returned``: what its function has returned, if it was one and has ended well.
     """
 
     worker: Worker
@@ -130,6 +163,7 @@ class WorkerExited:
     stderr_tail: str = ""
     unasked: bool = False
     error: ErrorReport | None = None
+    returned: Returned | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +191,7 @@ class TimerFired:
 
 Input = (
     StartRequested | DependencyLost | StopRequested | WorldFormed | WorldRefused | WorkerStarted | WorkerNotStarted
-    | WorkerExited | StraysFound | WorkerGone | TimerFired
+    | WorkerReady | WorkerSilent | WorkerExited | StraysFound | WorkerGone | TimerFired
 )  # fmt: skip
 
 

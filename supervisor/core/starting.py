@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from supervisor.core import events, restarts
 from supervisor.core.messages import FormWorld, SetTimer, StartWorkers, Worker
 from supervisor.core.ranks import Ranks
@@ -60,13 +62,25 @@ def worker_started(turn: Turn, worker: Worker, pid: int) -> None:
         return
     group = turn.group
     turn.events.append(events.worker_started(turn.now, turn.who(worker), pid))
-    slot = Slot(worker, turn.now, pid)
+    is_ready = not group.plan.awaits_ready
+    slot = Slot(worker, turn.now, pid, is_ready=is_ready)
     if group.phase in (Phase.STARTING, Phase.RUNNING):
-        turn.put(slot, awaited=group.awaited - 1, ready=group.ready + 1)
+        turn.put(slot, awaited=group.awaited - 1, ready=group.ready + is_ready)
         settle_start(turn)
     else:
         turn.put(slot, awaited=group.awaited - 1)
         send(turn, (worker,), rung_of(group))  # past recall when the stop came: it is signalled like the others
+
+
+def worker_ready(turn: Turn, worker: Worker) -> None:
+    slot = turn.slot(worker)
+    if slot is None or slot.pid is None or slot.status is not None or slot.is_ready:
+        return
+    turn.events.append(events.worker_ready(turn.now, turn.who(worker), slot.pid, turn.now - slot.since))
+    running = turn.group.phase in (Phase.STARTING, Phase.RUNNING)
+    turn.put(replace(slot, is_ready=True), ready=turn.group.ready + running)
+    if running:
+        settle_start(turn)
 
 
 def settle_start(turn: Turn) -> None:

@@ -15,6 +15,8 @@ from supervisor.core.messages import (
     Effect,
     ExitStatus,
     Input,
+    Returned,
+    SilentBy,
     StartRequested,
     StopRequested,
     TimerFired,
@@ -82,6 +84,17 @@ def phase_diagram() -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Silence:
+    """A worker has been found silent and was sent ``signal`` for it; something else follows ``at``."""
+
+    by: SilentBy
+    reason: str
+    signal: int
+    at: float
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
     """One live worker. ``pid`` is None until it has started; ``status`` is set once its own process has ended."""
 
@@ -89,6 +102,8 @@ class Slot:
     since: float
     pid: int | None = None
     status: ExitStatus | None = None
+    is_ready: bool = False
+    silence: Silence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +117,7 @@ class Ended:
     by: By
     success: bool
     words: str
+    returned: Returned | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Any, assert_never
 from supervisor.core import events
 from supervisor.core.events import Event, Who
 from supervisor.core.messages import Effect, SignalWorkers, Worker
+from supervisor.core.returned import returned
 from supervisor.core.state import TRANSITIONS, Again, Climb, Group, Phase, Slot, Verdict
 from supervisor.plan import Rung
 
@@ -57,7 +58,9 @@ class Turn:
         name = group.plan.name
         match verdict.outcome:
             case "succeeded":
-                self.events.append(events.group_succeeded(self.now, name, group.attempt, group.history.used))
+                self.events.append(
+                    events.group_succeeded(self.now, name, group.attempt, group.history.used, returned(group))
+                )
             case "stopped":
                 took_for = self.now - group.since if group.phase is Phase.STOPPING else 0.0
                 self.events.append(events.group_stopped(self.now, name, group.attempt, took_for, verdict.why))

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from supervisor.core import restarts
 from supervisor.core.events import signal_name
 from supervisor.core.groups import Groups
 from supervisor.core.health import FailureView, GroupView, Snapshot, WorkerView
+from supervisor.core.returned import returned
 from supervisor.core.state import Ended, Group, Phase, Slot
+from supervisor.core.steady import Standing
 
 _QUOTED = re.compile(r"'[^']*'")
 
 
-def snapshot(state: Groups, now: float, *, workers: bool = True) -> Snapshot:
-    """Everything at the instant ``now``. ``workers`` false leaves the rows of single workers out: cheaper."""
+def snapshot(
+    state: Groups, now: float, standings: Mapping[str, Standing] | None = None, *,
+    behind: float = 0.0, workers: bool = True,
+) -> Snapshot:  # fmt: skip
+    """Everything at the instant ``now``. ``workers`` false leaves the rows of single workers out: cheaper.
+
+    ``standings``: what each group is taken for; one that is not there is taken for what it is.
+    """
     return Snapshot(
         at=now,
         stage=state.stage,
-        groups={name: group_view(group, now, workers=workers) for name, group in state.groups.items()},
+        groups={
+            name: group_view(group, now, standings.get(name) if standings else None, workers=workers)
+            for name, group in state.groups.items()
+        },
         why=state.why,
+        behind=behind,
     )
 
 
-def group_view(group: Group, now: float, *, workers: bool = True) -> GroupView:
+def group_view(group: Group, now: float, standing: Standing | None = None, *, workers: bool = True) -> GroupView:
     next_words, next_at = _next(group)
     failure = group.failure
     return GroupView(
@@ -36,13 +49,14 @@ def group_view(group: Group, now: float, *, workers: bool = True) -> GroupView:
         restarts=group.history.used,
         restarts_left=restarts.restarts_left(group.plan.restart, group.history, now),
         required=group.plan.required,
-        ready=group.is_ready,
+        ready=standing.ready if standing else group.is_ready,
         was_ready=group.was_ready,
         succeeded=group.verdict is not None and group.verdict.outcome == "succeeded",
         why=_public(group.why),
         next=next_words,
         next_at=next_at,
         round=group.world.round if group.world else 0,
+        gang=group.plan.restart.scope == "group",
         last_failure=None
         if failure is None
         else FailureView(
@@ -54,6 +68,7 @@ def group_view(group: Group, now: float, *, workers: bool = True) -> GroupView:
             signal=signal_name(failure.status.signal) if failure.status and failure.status.signal else None,
         ),
         workers=tuple(_worker_view(group, rank) for rank in range(group.plan.workers)) if workers else (),
+        returned=returned(group) if group.plan.returns and workers else {},
     )
 
 
@@ -93,7 +108,9 @@ def _live(group: Group, slot: Slot) -> str:
         return "exited"
     if group.phase is Phase.STOPPING:
         return "stopping"
-    return "starting" if slot.pid is None else "ready"
+    if slot.silence is not None:
+        return "silent"
+    return "ready" if slot.is_ready else "starting"
 
 
 def _past(group: Group, ended: Ended) -> str:

@@ -73,6 +73,29 @@ class Silent:
 Expired = TimerExpired | Silent
 
 
+def words(expired: Expired, pid: int) -> str:
+    """What the worker has or has not done, to go on after its name. ``pid`` is that of its own process."""
+    if isinstance(expired, TimerExpired):
+        whose = "" if expired.pid == pid else f" of its process {expired.pid}"
+        return f"did not release the timer '{expired.scope}'{whose} within {expired.at - expired.set_at:.1f} s"
+    limit = f"{expired.limit:g} s"
+    match expired.what:
+        case "boot":
+            return f"has said nothing within {limit} of its start"
+        case "start":
+            return f"was not ready within {limit} of its start"
+        case "heartbeat":
+            if not expired.limit:
+                return "has said that it hangs (WATCHDOG=trigger)"
+            return f"has sent no heartbeat for {limit}"
+        case "section":
+            return f"has been in section '{expired.section}' for longer than {limit}"
+        case "out_of_section":
+            return f"has been in no section for longer than {limit}"
+        case "stopping":
+            return f"has not ended within {limit} of its STOPPING=1"
+
+
 @dataclass(slots=True)
 class Told:
     """What one worker has told so far; an evidence for people, and no worker of ours is judged by it."""

@@ -47,7 +47,7 @@ def findings(plan: DaemonPlan, environ: Mapping[str, str], uid: int) -> Iterator
     holder = holder_of(plan.state_dir)
     yield state_dir(plan.state_dir, uid, holder)
     yield runtime_dir(plan.runtime_dir, uid)
-    for address in plan.listen:
+    for address in (*plan.listen, *filter(None, [plan.agent_check])):
         yield listener(address, holder)
     for group in plan.groups.values():
         yield workers(plan, group, environ, uid)

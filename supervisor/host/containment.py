@@ -77,8 +77,8 @@ class Tree:
 class Sessions:
     """The trees of all workers, told apart without cgroups.
 
-    ``adopts``: orphans become our children; without it (a library in somebody else's process) a process that has left
-    its session and lost its parent is not found any more.
+    ``adopts``: orphans become our children. Without it (a library in somebody else's process) what has left its session
+    and lost its parent is looked for by its mark, and not found if it has written over its environment.
     """
 
     controllers: frozenset[str] = frozenset()
@@ -97,6 +97,8 @@ class Sessions:
         self._unclaimed = unclaimed
         self._me = os.getpid()
         self._session = os.getsid(0)
+        me = read_process(self._me)
+        self._began_at = me.started if me is not None else 0  # whatever is older is none of ours
         outer = os.environ.get(MARK)
         self._mark = f"{outer}/{os.urandom(6).hex()}" if outer else os.urandom(6).hex()
         self._opened = 0
@@ -159,7 +161,7 @@ class Sessions:
         Reaps every orphan that has died. Raises ``OSError`` when we are short of descriptors: ask again later.
         """
         if not self._adopts:
-            return self._left_by_session(ended)
+            return self._left_unadopted(ended)
         until = time.monotonic() + _LOOKS_FOR
         for _ in range(_PASSES):
             left: dict[Tree, list[Process]] = {}
@@ -276,7 +278,8 @@ class Sessions:
                 orphan = self._orphan(at.pid)
                 owner = orphan.owner if orphan else None
                 break
-            owner = self._by_session(at) or owners.get(at.parent)
+            by_mark = not self._adopts and at.started >= self._began_at
+            owner = (self._by_evidence(at) if by_mark else self._by_session(at)) or owners.get(at.parent)
             at = census.get(at.parent)
         owners.update(dict.fromkeys(line, owner))
         return owner
@@ -318,12 +321,12 @@ class Sessions:
             return None
         return tree
 
-    def _left_by_session(self, ended: Collection[Tree]) -> dict[Tree, list[Process]]:
+    def _left_unadopted(self, ended: Collection[Tree]) -> dict[Tree, list[Process]]:
         left: dict[Tree, list[Process]] = {}
         for process in processes(besides=self._leaders):
-            if not process.dead:
-                owner = self._by_session(process)
-                if owner is not None and owner in ended and owner is self._by_evidence(process):
+            if not process.dead and process.started >= self._began_at:
+                owner = self._by_evidence(process)
+                if owner is not None and owner in ended:
                     left.setdefault(owner, []).append(process)
         return left
 

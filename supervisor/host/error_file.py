@@ -39,7 +39,7 @@ def read(path: str) -> ErrorReport | None:
     if not path:
         return None
     try:
-        data = _load(path)
+        data = load(path)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -57,7 +57,7 @@ def hand_on(path: str, ours: str, otherwise: ErrorReport, error_code: int) -> No
     callstack = otherwise.traceback or otherwise.message  # torch's report shows the one alone, empty or not
     text = json.dumps(contents(otherwise.message, callstack, otherwise.timestamp or 0, error_code))
     with suppress(OSError, Unreadable, RecursionError):
-        found = _load(path)
+        found = load(path)
         if not _report(found).note:
             if isinstance(found["message"], dict):
                 found["message"]["errorCode"] = error_code
@@ -65,7 +65,7 @@ def hand_on(path: str, ours: str, otherwise: ErrorReport, error_code: int) -> No
     write(ours, text)
 
 
-def _load(path: str) -> dict[str, Any]:
+def load(path: str) -> dict[str, Any]:
     """The JSON object in that file. Raises ``OSError`` or ``Unreadable``."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
     try:

@@ -91,6 +91,9 @@ class Leaves(Sessions):
             yield
         return found
 
+    def whose(self, process: Process) -> Tree | None:
+        return self._by_leaf.get(self._ground.leaf_of(process.pid)) or super().whose(process)
+
     def pursue(self, trees: Collection[Tree], signal: int, reached: Collection[Tree]) -> Generator[None, None, None]:
         for tree in trees:
             if signal == signals.SIGKILL:

@@ -34,9 +34,9 @@ class Output:
     """The files and pipes of all workers.
 
     ``console_out`` and ``console_err`` get the lines of teed streams and may be one and the same; None: the files only.
-    ``inherited`` are the descriptors given to workers for streams that have no file; they stay the caller's.
-    ``on_dropped`` hears of what takes nothing. ``log_bytes`` (by group and stream) and ``log_dropped_bytes`` (by group)
-    count what comes through pipes. ``journal_socket`` is journald's.
+    ``inherited`` are the descriptors given to workers for streams that have no file, ``stdin`` what they read (None:
+    /dev/null); these stay the caller's. ``on_dropped`` hears of what takes nothing. ``log_bytes`` (by group and stream)
+    and ``log_dropped_bytes`` (by group) count what comes through pipes. ``journal_socket`` is journald's.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Output:
         console_err: Console | None,
         *,
         inherited: tuple[int, int] = (1, 2),
+        stdin: int | None = None,
         on_dropped: Callable[[Dropped], None] | None = None,
         journal_socket: str = JOURNAL_SOCKET,
     ) -> None:
@@ -57,6 +58,7 @@ class Output:
         self._journal_socket = journal_socket
         self._journal: Journal | None = None
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self._stdin = self._null if stdin is None else stdin
         self._routes = (("stdout", STDOUT, console_out, inherited[0]), ("stderr", STDERR, console_err, inherited[1]))
 
     def attach(self, plan: WorkerPlan) -> Attached:
@@ -67,6 +69,7 @@ class Output:
         """
         make_directory(plan.directory, Identity.of(plan))
         attached = Attached(plan, self._pipes, self._files, self._null)
+        attached.stdin = self._stdin
         try:
             attached.stdout, attached.stderr = [self._route(attached, *route) for route in self._routes]
         except BaseException:

@@ -14,7 +14,7 @@ import resource
 import select
 import signal as signals
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -29,7 +29,7 @@ from supervisor.core.messages import (
     WorkerNotStarted,
     WorkerStarted,
 )
-from supervisor.host import error_file
+from supervisor.host import error_file, return_file
 from supervisor.host.containment import MARK, Sessions, Tree
 from supervisor.host.oom import Since, Witness, core_pattern
 from supervisor.host.proc import NOT_CONTINUED, OUT_OF_REACH, Process, send, wait_channel
@@ -120,18 +120,19 @@ class _Run:
     """
 
     __slots__ = (
-        "asked", "attached", "ended", "error_file", "group", "killed", "missed", "pidfd", "signal", "since", "strays",
-        "told", "tree", "worker",
+        "asked", "attached", "ended", "error_file", "group", "killed", "missed", "pidfd", "return_file", "signal",
+        "since", "strays", "told", "tree", "worker",
     )  # fmt: skip
 
     def __init__(
-        self, group: str, worker: Worker, tree: Tree, attached: Attached, since: Since, error_file: str
+        self, group: str, worker: Worker, tree: Tree, attached: Attached, since: Since, env: Mapping[str, str]
     ) -> None:
         self.group = group
         self.worker = worker
         self.tree = tree
         self.attached = attached
-        self.error_file = error_file
+        self.error_file = env.get("TORCHELASTIC_ERROR_FILE", "")
+        self.return_file = env.get("RANKD_RETURN_FILE", "")
         self.pidfd = -1
         self.ended = self.asked = False
         self.killed = False
@@ -160,6 +161,7 @@ class Processes:
         self._emptied = asyncio.Event()
         self._runs: dict[tuple[str, Worker], _Run] = {}
         self._ended: dict[Tree, _Run] = {}
+        self._by_tree: dict[Tree, _Run] = {}
         self._looking: asyncio.Handle | None = None
         self._rested_at = 0.0
         self._chased: set[Tree] = set()
@@ -219,7 +221,7 @@ class Processes:
         try:
             attached = self._attach(plan)
             try:
-                run = _Run(group, worker, tree, attached, self._since, plan.env.get("TORCHELASTIC_ERROR_FILE", ""))
+                run = _Run(group, worker, tree, attached, self._since, plan.env)
                 self._spawn_attached(run, plan, identity)
             except BaseException:
                 attached.abort()
@@ -227,7 +229,7 @@ class Processes:
         except BaseException:
             self._containment.close(tree)
             raise
-        self._runs[group, worker] = run
+        self._runs[group, worker] = self._by_tree[tree] = run
         attached.started(tree.leader)
         return run
 
@@ -308,7 +310,8 @@ class Processes:
         oom, evidence = self._evidence(run, status)
         # A worker that fails because its peers are stopped has nothing to add, and there may be a thousand of them.
         error = None if run.asked or status.code == 0 else error_file.read(run.error_file)
-        self._post(run.group, WorkerExited(run.worker, status, oom, evidence, tail, not run.asked, error))
+        returned = return_file.read(run.return_file) if status.code == 0 and run.return_file else None
+        self._post(run.group, WorkerExited(run.worker, status, oom, evidence, tail, not run.asked, error, returned))
 
     def _evidence(self, run: _Run, status: ExitStatus) -> tuple[bool, str]:
         """Of an end that needs one: whether the kernel killed it for memory, and what else there is to say."""
@@ -386,12 +389,18 @@ class Processes:
             self._epoll.unregister(run.pidfd)
             del self._watched[run.pidfd]
             self._forget_pidfd(run)
-        del self._runs[run.group, run.worker]
+        del self._runs[run.group, run.worker], self._by_tree[run.tree]
         if not self._runs:
             self._emptied.set()
         self._containment.close(run.tree)
         run.attached.close()
         self._post(run.group, WorkerGone(run.worker))
+
+    def whose(self, group: str, process: Process) -> Worker | None:
+        """The worker of that group whose tree the process is in; None if it is in none."""
+        tree = self._containment.whose(process)
+        run = self._by_tree.get(tree) if tree is not None else None
+        return run.worker if run is not None and run.group == group else None
 
     def remains(self, group: str, worker: Worker) -> str:
         """What is left of a worker, in words: pid, name, state and wait channel of each process, as far as is known."""
@@ -493,6 +502,7 @@ class Processes:
         self.spawner.close()
         self._witness.close()
         self._runs.clear()
+        self._by_tree.clear()
         self._ended.clear()
         self._watched.clear()
 

@@ -59,6 +59,11 @@ class Identity(NamedTuple):
         """Raises ``NotStarted`` for names that the host does not know."""
         return _identity(plan.user, plan.group) if plan.user or plan.group else cls()
 
+    @classmethod
+    def named(cls, user: str, group: str) -> Identity:
+        """As ``of``, by names or decimal ids; empty for neither."""
+        return _identity(user, group)
+
 
 _OURSELVES = Identity()
 _UNTOUCHED = Resources()

@@ -64,16 +64,20 @@ class Vigil:
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._timers: TimerPipe | None = None
-        self._notify = NotifySocket(os.path.join(directory, "notify"), self._sender, self._hear, user=user)
-        self.environment = {"NOTIFY_SOCKET": self._notify.address}
-        if rules.heartbeat:
-            self.environment["WATCHDOG_USEC"] = str(int(rules.heartbeat * 1_000_000))
+        self._notify: NotifySocket | None = None
+        self.environment: dict[str, str] = {}
         try:
+            if rules.notify:
+                self._notify = NotifySocket(os.path.join(directory, "notify"), self._sender, self._hear, user=user)
+                self.environment["NOTIFY_SOCKET"] = self._notify.address
+                self._notify.listen()
+            if rules.heartbeat:
+                self.environment["WATCHDOG_USEC"] = str(int(rules.heartbeat * 1_000_000))
             if rules.timer_file:
-                self._timers = TimerPipe(os.path.join(directory, "timers"), self._request, user=user)
+                path = rules.timer_path or os.path.join(directory, "timers")
+                self._timers = TimerPipe(path, self._request, user=user)
                 self.environment["TORCHELASTIC_TIMER_FILE"] = self._timers.path
                 self._timers.listen()
-            self._notify.listen()
         except OSError:
             self.close()
             raise
@@ -84,6 +88,11 @@ class Vigil:
         return len(self._dog.timers)
 
     @property
+    def heard(self) -> bool:
+        """Whether any worker has said anything but torch's timers."""
+        return self._notify is not None and self._notify.taken > 0
+
+    @property
     def heartbeats(self) -> int:
         """How many heartbeats have been heard."""
         return self._dog.heartbeats
@@ -92,7 +101,8 @@ class Vigil:
     def refusals(self) -> int:
         """How many lines, datagrams, timers and sections were not taken, for whatever reason."""
         lines = self._timers.lines.refused if self._timers else 0
-        return lines + self._notify.refused + self._notify.foreign + self._dog.refused + self._dog.timers.refused
+        words = self._notify.refused + self._notify.foreign if self._notify else 0
+        return lines + words + self._dog.refused + self._dog.timers.refused
 
     def told(self, worker: Worker) -> Told | None:
         """What the worker has said, for people."""
@@ -115,7 +125,8 @@ class Vigil:
         """Hear and expect nothing more. Idempotent."""
         self._closed = True
         self._stop_alarm()
-        self._notify.close()
+        if self._notify is not None:
+            self._notify.close()
         if self._timers is not None:
             self._timers.close()
 
@@ -174,7 +185,8 @@ class Vigil:
     def _due(self) -> None:
         now = clock.now()
         self._catch_up(now)
-        self._notify.drain()  # what was said in time, and not heard because we were late, is heard first
+        if self._notify is not None:
+            self._notify.drain()  # what was said in time, and not heard because we were late, is heard first
         if self._timers is not None:
             self._timers.drain()
         for expired in self._dog.expired(now):

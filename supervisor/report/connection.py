@@ -16,6 +16,8 @@ from typing import Any
 
 from aiohttp import web
 
+from supervisor.report.wire import say_no_more
+
 TEXT = "text/plain; charset=utf-8"
 
 FAREWELL = 1.0
@@ -88,7 +90,7 @@ class Connections:
 class Connection(web.RequestHandler):
     """One client."""
 
-    __slots__ = ("_among", "_deadline", "_deaf", "_head", "_limits", "_unanswered", "_wire")
+    __slots__ = ("_among", "_deadline", "_deaf", "_head", "_limits", "_lost", "_unanswered", "_wire")
 
     def __init__(self, server: web.Server, among: Connections) -> None:
         limits = among.limits
@@ -111,6 +113,7 @@ class Connection(web.RequestHandler):
         self._head = 0  # bytes of a head that is not complete yet
         self._unanswered = 0  # requests that are complete
         self._deaf = False  # nothing that still comes is of interest
+        self._lost: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -123,6 +126,13 @@ class Connection(web.RequestHandler):
         self._disallow()
         self._among.closed(self)
         super().connection_lost(exc)
+        if self._lost is not None:
+            self._lost()
+
+    def endure(self, lost: Callable[[], None]) -> None:
+        """The answer under way has no end, so that no time is set for it; ``lost`` is called when the client goes."""
+        self._disallow()
+        self._lost = lost
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -225,8 +235,7 @@ class Connection(web.RequestHandler):
             f"HTTP/1.1 {status:d} {status.phrase}\r\nServer: rankd\r\nConnection: close\r\nCache-Control: no-store\r\n"
             f"Content-Type: {TEXT}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
         )
-        if self._wire.can_write_eof():
-            self._wire.write_eof()
+        say_no_more(self._wire)
         self._disallow()
         self._allow(FAREWELL)
 

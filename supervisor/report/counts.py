@@ -7,11 +7,29 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Protocol
 
 from supervisor.core.events import Event
 
 PERIODS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Bucket bounds in seconds for what workers take their time for: starting, stopping."""
+
+
+MOMENTS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""For what the daemon itself takes its time for."""
+
+
+class Watched(Protocol):
+    """What watches over the workers of one group."""
+
+    @property
+    def timers(self) -> int:
+        """How many are set."""
+
+    @property
+    def heartbeats(self) -> int:
+        """How many have been heard."""
 
 
 class Histogram:
@@ -34,6 +52,10 @@ def _periods() -> Histogram:
     return Histogram(PERIODS)
 
 
+def _moments() -> Histogram:
+    return Histogram(MOMENTS)
+
+
 class Counts:
     """Counters and histograms, each a dict from label values to a number; the names are those of the metrics."""
 
@@ -46,6 +68,12 @@ class Counts:
         self.log_bytes: defaultdict[tuple[str, str], int] = defaultdict(int)  # group, stream
         self.log_dropped_bytes: defaultdict[str, int] = defaultdict(int)  # group
         self.http_requests: defaultdict[tuple[str, int], int] = defaultdict(int)  # path, code
+        self.detection: defaultdict[str, Histogram] = defaultdict(_moments)  # group
+        self.loop_lag = _moments()
+        self.timers_expired: defaultdict[str, int] = defaultdict(int)  # group
+        self.rendezvous: defaultdict[str, Histogram] = defaultdict(_periods)  # group
+        self.watched: Mapping[str, Watched] = {}  # group
+        self.hooks: defaultdict[tuple[str, str], int] = defaultdict(int)  # hook, outcome
         self.events_dropped = 0
         self._restarting: dict[str, tuple[str, float]] = {}  # group -> the step it is in, and since when
         self._kinds = {
@@ -58,6 +86,8 @@ class Counts:
             "group.stopped": self._group_stopped,
             "group.succeeded": self._group_over,
             "group.failed": self._group_over,
+            "timer.expired": self._timer_expired,
+            "rendezvous.formed": self._rendezvous_formed,
         }
 
     def observe(self, event: Event) -> None:
@@ -100,6 +130,12 @@ class Counts:
 
     def _group_over(self, group: str, _event: Event) -> None:
         self._restarting.pop(group, None)
+
+    def _timer_expired(self, group: str, _event: Event) -> None:
+        self.timers_expired[group] += 1
+
+    def _rendezvous_formed(self, group: str, event: Event) -> None:
+        _lasted(self.rendezvous[group], event)
 
     def _step(self, group: str, following: str, at: float) -> None:
         ending = self._restarting.get(group)

@@ -13,21 +13,22 @@ from collections.abc import Callable, Mapping, Sequence
 from aiohttp import web
 
 from supervisor.core import health
-from supervisor.core.health import Answer, GroupView, Snapshot
+from supervisor.core.health import LEAVING, Answer, GroupView, Snapshot
 from supervisor.report.connection import FAREWELL, TEXT, USUAL, Connection, Connections, Limits, respond, text
 from supervisor.report.counts import Counts
 from supervisor.report.listen import BACKLOG, BoundListener
-from supervisor.report.metrics import Look, Metrics
+from supervisor.report.look import Look
+from supervisor.report.metrics import Metrics
+from supervisor.report.ring import Ring
 from supervisor.report.status import health_document, status
+from supervisor.report.stream import EVENT_STREAM, Streams
 
 HEALTH = "application/health+json"
 ALLOWED = "GET, HEAD, OPTIONS"
 GROUP_PREFIX = "/readyz/"
+EVENTS = "/events"
 RETRY_AFTER = "5"
 """Seconds after which a client of a draining daemon may look again: by then it sees the successor, or nobody."""
-
-LEAVING = frozenset({"draining", "stopping", "stopped"})
-"""The daemon's stages in which clients should go elsewhere."""
 
 Page = Callable[[web.BaseRequest, Snapshot], web.Response]
 
@@ -42,16 +43,21 @@ class HealthListener:
         *,
         started_at: float,
         about: Mapping[str, str],
+        ring: Ring,
         drain_status: int = 503,
         limits: Limits = USUAL,
     ) -> None:
-        """``look`` is asked once a request; ``about`` (service, host, run_id) heads ``/status``."""
+        """``look`` is asked once a request; ``about`` (service, host, run_id) heads ``/status``.
+
+        ``ring`` has the records for ``/events``.
+        """
         self._look = look
         self._counts = counts
         self._about = about
         self._drain_status = drain_status
         self._connections = Connections(limits, self._refused)
         self._metrics = Metrics(look, counts, started_at)
+        self._streams = Streams(ring)
         self._pages: dict[str, Page] = {
             "/livez": self._livez,
             "/startupz": self._startupz,
@@ -59,6 +65,7 @@ class HealthListener:
             "/healthz": self._readyz,
             "/status": self._status,
             "/metrics": self._scrape,
+            EVENTS: self._events,
         }
         self._web: web.Server | None = None
         self._servers: list[asyncio.Server] = []
@@ -90,6 +97,7 @@ class HealthListener:
         self._servers.clear()
         for listener in self._listeners:
             listener.close()
+        self._streams.end()
         if self._web is not None:
             self._web.pre_shutdown()
             await self._web.shutdown(FAREWELL)
@@ -100,14 +108,16 @@ class HealthListener:
     # ---- answers
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        label, page = self._find(request.path)
+        label, page = self._find(request)
         code = 500
         try:
             response = self._respond(request, page)
             code = response.status
-            return response
         finally:
             self._counts.http_requests[label, code] += 1
+        if label == EVENTS and request.method == "GET" and code == 200:
+            return await self._streams.serve(request)
+        return response
 
     def _respond(self, request: web.BaseRequest, page: Page | None) -> web.Response:
         snapshot = self._look(workers=page == self._status)
@@ -116,8 +126,11 @@ class HealthListener:
         elif request.method in {"GET", "HEAD"}:
             response = page(request, snapshot)
         else:
-            options = request.method == "OPTIONS"
-            response = respond(204, b"", TEXT) if options else text(405, f"only {ALLOWED}")
+            # OPTIONS asks what GET would: it is what HAProxy's "option httpchk" sends unless told otherwise, and a
+            # 204 at all times would keep a daemon in service that is not ready.
+            response = page(request, snapshot) if request.method == "OPTIONS" else text(405, f"only {ALLOWED}")
+            if response.status == 200:
+                response = respond(204, b"", TEXT)
             response.headers["Allow"] = ALLOWED
         if snapshot.stage in LEAVING:
             response.headers["Connection"] = "close"
@@ -129,8 +142,11 @@ class HealthListener:
     def _refused(self, status: int) -> None:
         self._counts.http_requests["other", status] += 1
 
-    def _find(self, path: str) -> tuple[str, Page | None]:
+    def _find(self, request: web.BaseRequest) -> tuple[str, Page | None]:
         """The page, and what it is called in metrics: a client cannot make up new names there."""
+        path = request.path
+        if request.method == "OPTIONS" and path in {"/", "*"}:
+            path = "/readyz"  # of the server as a whole: whether it is ready
         page = self._pages.get(path)
         if page is not None:
             return path, page
@@ -139,7 +155,7 @@ class HealthListener:
         return "other", None
 
     def _livez(self, request: web.BaseRequest, snapshot: Snapshot) -> web.Response:
-        return self._health(request, snapshot, health.live(), ())
+        return self._health(request, snapshot, health.live(snapshot), ())
 
     def _startupz(self, request: web.BaseRequest, snapshot: Snapshot) -> web.Response:
         return self._health(request, snapshot, health.started(snapshot), tuple(snapshot.groups.values()))
@@ -178,6 +194,10 @@ class HealthListener:
     def _scrape(self, request: web.BaseRequest, _snapshot: Snapshot) -> web.Response:
         body, content_type = self._metrics.exposition(request.headers.get("Accept", ""))
         return respond(200, body, content_type)
+
+    def _events(self, _request: web.BaseRequest, _snapshot: Snapshot) -> web.Response:
+        """Whether a stream can be had; what is in it comes later."""
+        return text(503, "too many listen already") if self._streams.full else respond(200, b"", EVENT_STREAM)
 
 
 # Not in ASCII: lone surrogates would pass as escapes that strict parsers refuse, where ``respond`` replaces them.

@@ -76,14 +76,16 @@ class Records:
         """``write`` takes one whole line at a time and must neither block nor raise; ``colour`` is for the console."""
         self._write = write
         self._seq = 0
+        self._format = format
         chain: list[Any]
         if format == "console":
-            chain = [Prose(service, colour=colour)]
+            chain = [self._count, Prose(service, colour=colour)]
         else:
-            chain = [self._compose, JSONRenderer(serializer=to_json)]
+            chain = [self._count, self._compose, JSONRenderer(serializer=to_json)]
             if format == "journal":
                 chain.append(_with_priority)
         context: dict[str, Any] = {"service": service, "host": host, "run_id": run_id}
+        self._about = context
 
         def logger(least: Level) -> Any:
             wrapper = structlog.make_filtering_bound_logger(SEVERITY[least])
@@ -93,11 +95,21 @@ class Records:
         self._render = {name: getattr(log, name) for name in PRIORITY}
         self._mark = logger("debug").warning
 
-    def tell(self, event: Event) -> None:
-        """Write one line about an event, unless its level is below ours."""
+    def tell(self, event: Event) -> tuple[int, Event | bytes] | None:
+        """Write one line about an event, unless its level is below ours.
+
+        Returns its number and, if that is what has been written, its JSON: so ``line`` need not make it once more.
+        """
         line = self._render[event.level](event.name, told=event)
-        if line is not None:
-            self._write(line + b"\n")
+        if line is None:
+            return None
+        told = self._seq, (event if self._format == "console" else line.removeprefix(PRIORITY[event.level]))
+        self._write(line + b"\n")
+        return told
+
+    def line(self, event: Event, seq: int) -> bytes:
+        """The record of an event that has been told under this number, whatever our own format is."""
+        return to_json(self._record(event, seq))
 
     def dropped(self, lost: int) -> bytes:
         """The line that stands where ``lost`` bytes of lines could not be written."""
@@ -108,18 +120,21 @@ class Records:
         line: bytes = self._mark(event.name, told=event)
         return line + b"\n"
 
-    def _compose(self, _logger: object, level: str, context: MutableMapping[str, Any]) -> dict[str, Any]:
-        event: Event = context["told"]
+    def _count(self, _logger: object, _level: str, context: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         self._seq += 1
+        return context
+
+    def _compose(self, _logger: object, _level: str, context: MutableMapping[str, Any]) -> dict[str, Any]:
+        return self._record(context["told"], self._seq)
+
+    def _record(self, event: Event, seq: int) -> dict[str, Any]:
         always = {
             "timestamp": clock.rfc3339(event.at),
-            "level": level,
+            "level": event.level,
             "event": event.name,
             "message": event.message,
-            "seq": self._seq,
-            "service": context["service"],
-            "host": context["host"],
-            "run_id": context["run_id"],
+            "seq": seq,
+            **self._about,
         }
         record = always.copy()
         if event.group is not None:

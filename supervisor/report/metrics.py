@@ -10,7 +10,7 @@ import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -21,17 +21,13 @@ from supervisor import __version__
 from supervisor.core.health import Snapshot
 from supervisor.core.state import Phase
 from supervisor.report.counts import Counts, Histogram
+from supervisor.report.look import Look
 
 WORKER_STATES = (
-    "pending", "starting", "ready", "stopping", "stopped", "backing_off", "exited", "succeeded", "failed", "unkillable",
+    "pending", "starting", "ready", "silent", "stopping", "stopped", "backing_off", "exited", "succeeded", "failed",
+    "unkillable",
 )  # fmt: skip
 """Every ``WorkerView.state``: each is told, so that a series does not vanish when it comes to nothing."""
-
-
-class Look(Protocol):
-    """How everything stands at this instant; without ``workers`` the rows of single workers are left out."""
-
-    def __call__(self, *, workers: bool = True) -> Snapshot: ...
 
 
 class Metrics(Collector):
@@ -69,6 +65,8 @@ class Metrics(Collector):
         phase = GaugeMetricFamily("rankd_group_phase", "1 for the phase the group is in.", labels=["group", "phase"])
         workers = GaugeMetricFamily("rankd_workers", "Workers on this host by state.", labels=["group", "state"])
         left = GaugeMetricFamily("rankd_restarts_remaining", "Restarts left; +Inf: no limit.", labels=["group"])
+        round = GaugeMetricFamily("rankd_rendezvous_round", "Which rendezvous the group is in.", labels=["group"])
+        timers = GaugeMetricFamily("rankd_timers_active", "Timers that workers have set.", labels=["group"])
         for name, view in snapshot.groups.items():
             ready.add_metric([name], view.ready)
             for one in Phase:
@@ -77,7 +75,10 @@ class Metrics(Collector):
             for state in dict.fromkeys((*WORKER_STATES, *states)):
                 workers.add_metric([name, state], states[state])
             left.add_metric([name], math.inf if view.restarts_left is None else view.restarts_left)
-        yield from (ready, phase, workers, left)
+            round.add_metric([name], view.round)
+            watched = self._counts.watched.get(name)
+            timers.add_metric([name], watched.timers if watched else 0)
+        yield from (ready, phase, workers, left, round, timers)
 
     def _since_the_start(self) -> Iterator[Metric]:
         counts = self._counts
@@ -87,6 +88,30 @@ class Metrics(Collector):
             "Ends of workers, by who ended them.",
             ["group", "by", "code", "signal"],
             counts.worker_exits,
+        )
+        yield _histogram(
+            "rankd_detection_seconds",
+            "From a worker's end in the kernel, or when it was last seen alive, until it was acted upon.",
+            ["group"],
+            _single(counts.detection),
+        )
+        yield _histogram(
+            "rankd_loop_lag_seconds",
+            "For how long at a time the loop was busy: what happened meanwhile had to wait.",
+            [],
+            {(): counts.loop_lag},
+        )
+        yield _histogram(
+            "rankd_rendezvous_seconds", "Until a rendezvous was formed.", ["group"], _single(counts.rendezvous)
+        )
+        yield _counter(
+            "rankd_timers_expired_total", "Timers that ended a worker.", ["group"], _single(counts.timers_expired)
+        )
+        yield _counter(
+            "rankd_heartbeats_total",
+            "Heartbeats heard.",
+            ["group"],
+            {(name,): watched.heartbeats for name, watched in counts.watched.items()},
         )
         yield _histogram(
             "rankd_stop_seconds", "From the first signal until everything is gone.", ["group"], _single(counts.stop)
@@ -114,6 +139,12 @@ class Metrics(Collector):
             "Requests to the health listener.",
             ["path", "code"],
             {(path, str(code)): number for (path, code), number in counts.http_requests.items()},
+        )
+        yield _counter(
+            "rankd_hook_records_total",
+            "Records for hooks: delivered, failed after all tries, or dropped because too many waited.",
+            ["hook", "outcome"],
+            counts.hooks,
         )
         yield _counter(
             "rankd_events_dropped_total", "Events that could not be told.", [], {(): counts.events_dropped}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any
 
 from supervisor import clock
@@ -48,6 +50,7 @@ _FACTS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "duration_ms": ("after ", _lasted),
     "reason": ("", str),
     "error": ("", str),
+    "return_values": ("returned ", partial(json.dumps, ensure_ascii=False)),
 }
 """What may be worth adding to a sentence, in this order: a word before it, and how it is said."""
 

@@ -49,11 +49,15 @@ def _group(view: GroupView, now: float) -> dict[str, Any]:
         "restarts": view.restarts,
         "restarts_left": view.restarts_left,
         "last_failure": None if view.last_failure is None else _failure(view.last_failure),
+        **view.returned,
         "workers": [_worker(worker) for worker in view.workers],
     }
 
 
 def _worker(view: WorkerView) -> dict[str, Any]:
+    said: dict[str, Any] = {"status": view.status, "progress": view.progress}
+    if view.sections:
+        said["sections"] = [{"name": name, "since": clock.rfc3339(since)} for name, since in view.sections]
     return {
         "rank": view.rank,
         "local_rank": view.local_rank,
@@ -62,6 +66,7 @@ def _worker(view: WorkerView) -> dict[str, Any]:
         "pid": view.pid,
         "attempt": view.attempt,
         "exit": view.exit,
+        **{name: value for name, value in said.items() if value not in ("", None)},
     }
 
 

@@ -26,6 +26,10 @@ def test_every_file_in_config_loads(file: Path, tmp_path: Path) -> None:
     assert load(str(copied), os.environ).groups
 
 
+EXAMPLES = {"groups": "trainer", "hooks": "page"}
+"""Tables whose keys are names that people give, and the name that they have in rankd.toml."""
+
+
 def keys(table: Any, definitions: dict[str, Any], path: str = "") -> dict[str, Any]:
     """Every key of a table of the schema by its dotted name, with what the schema says of it."""
     found: dict[str, Any] = {}
@@ -33,10 +37,10 @@ def keys(table: Any, definitions: dict[str, Any], path: str = "") -> dict[str, A
         found[f"{path}{name}"] = about
         if "$ref" in about:
             about.setdefault("description", definitions[about["$ref"].rpartition("/")[2]]["description"])
-        below = about.get("additionalProperties", {}) if name == "groups" else about
+        below = about.get("additionalProperties", {}) if name in EXAMPLES else about
         if "$ref" in below:
             of = definitions[below["$ref"].rpartition("/")[2]]
-            found |= keys(of, definitions, f"{path}{name}." + ("trainer." if name == "groups" else ""))
+            found |= keys(of, definitions, f"{path}{name}." + (f"{EXAMPLES[name]}." if name in EXAMPLES else ""))
     return found
 
 
@@ -52,7 +56,7 @@ def value_at(document: dict[str, Any], key: str) -> Any:
 
 
 def test_the_schema_is_known_well_enough_for_the_tests_below() -> None:
-    assert len(KEYS) == 83
+    assert len(KEYS) == 108
     assert {"daemon.drain_delay", "groups.trainer.restart.backoff.jitter", "groups.trainer.logs.tee"} <= KEYS.keys()
 
 
@@ -72,7 +76,7 @@ def test_no_table_allows_unknown_keys(definition: dict[str, Any]) -> None:
 @pytest.mark.parametrize("key", KEYS)
 def test_rankd_toml_shows_every_key_with_its_default(key: str) -> None:
     shown = tomllib.loads(TEXT)
-    if key in ("groups", "groups.trainer.command"):  # there is no default
+    if key in (*EXAMPLES, "groups.trainer.command", "hooks.page.command"):  # there is no default that would do
         assert value_at(shown, key)
     elif "default" in KEYS[key]:
         default = KEYS[key]["default"]
@@ -98,4 +102,4 @@ def test_rankd_toml_names_nothing_that_does_not_exist() -> None:
             *(below(one, f"{path}{name}.") for name, one in table.items() if isinstance(one, dict))
         )
 
-    assert below(tomllib.loads(EXAMPLE.sub("", TEXT))) == KEYS.keys() | {"groups.trainer"}
+    assert below(tomllib.loads(EXAMPLE.sub("", TEXT))) == KEYS.keys() | {"groups.trainer", "hooks.page"}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -244,29 +242,6 @@ def test_who_has_no_home_has_to_say_where(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(os, "geteuid", lambda: 4_000_000_000)
     with pytest.raises(ValueError, match="no home directory"):
         defaults.state_dir({})
-
-
-@pytest.mark.parametrize(
-    ("hosts", "name"),
-    [
-        ("127.0.0.1 localhost\n127.0.1.1 box.example.org box # box.example.com\n", "box.example.org"),
-        ("10.0.0.1 box box.example.net\n", "box.example.net"),
-        ("10.0.0.1 boxer.example.net\n10.0.0.2 box\n", "box"),
-        ("", "box"),
-        (None, "box"),
-    ],
-)
-def test_a_hosts_name_is_found_without_asking_dns(
-    hosts: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if hosts is not None:
-        (tmp_path / "hosts").write_text(hosts)
-    monkeypatch.setattr(defaults, "HOSTS", str(tmp_path / "hosts"))
-    monkeypatch.setattr(socket, "gethostname", lambda: "box")
-    monkeypatch.setattr(socket, "getfqdn", lambda: time.sleep(60))
-    assert defaults.node_id() == name
-    monkeypatch.setattr(socket, "gethostname", lambda: "box.local")
-    assert defaults.node_id() == "box.local"
 
 
 def test_every_run_has_another_id(file: Path) -> None:

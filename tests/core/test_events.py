@@ -25,11 +25,14 @@ ARGUMENTS: dict[str, Any] = {
     "groups": ("trainer",), "containment": "sessions", "for_": 5.0, "up_for": 60.0, "addresses": ("127.0.0.1:8080",),
     "reasons": ("group a is starting",), "stream": "stdout", "lost": 512, "into": "stdout.log",
     "stderr_tail": "last\nwords", "over": False, "process": "99 sleep",
+    "hook": "page", "agents": ("127.0.0.1:8081",),
     "keys": ("memory_max", "cpu_max"), "words": "was killed by SIGKILL (out of memory)",
     "error": ErrorReport("ValueError: no", "Traceback ...", 1795349042, "no note"),
+    "evidence": "/logs/trainer/run/attempt_2/evidence_1.txt", "scope": "train.py#31", "away_for": 90.0,
+    "returned": {"return_values": {"4": [1.5, None]}},
 }  # fmt: skip
 
-PLACES = {"ready": {"health_changed": False}}
+PLACES: dict[str, dict[str, Any]] = {"ready": {"health_changed": False}, "by": {"worker_silent": "heartbeat"}}
 """Arguments of one name and several kinds."""
 
 CONSTRUCTORS = {
@@ -51,13 +54,15 @@ def made(name: str, **given: Any) -> Event:
 @pytest.mark.parametrize("name", CONSTRUCTORS)
 def test_an_event_is_named_after_its_constructor_and_can_be_written_as_json(name: str) -> None:
     event = made(name)
-    orphans = dict.fromkeys(("orphan_reaped", "leftovers_killed"), "worker.orphan_killed")
-    assert event.name == orphans.get(name, name.replace("_", ".", 1))
+    others = dict.fromkeys(("orphan_reaped", "leftovers_killed"), "worker.orphan_killed") | {
+        "worker_silent": "worker.heartbeat_missed", "timer_reported": "timer.expired"
+    }  # fmt: skip
+    assert event.name == others.get(name, name.replace("_", ".", 1))
     assert event.at == 12.5
     assert event.message
     assert "\n" not in event.message
     assert json.loads(json.dumps(dict(event.fields), allow_nan=False)) == event.fields
-    assert event.group == ("trainer" if name.startswith(("worker", "group")) else None)
+    assert event.group == ("trainer" if name.startswith(("worker", "group", "timer")) else None)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +120,11 @@ def test_a_failure_has_what_the_worker_wrote_about_it_as_far_as_it_did() -> None
     fields = made("worker_failed", error=ErrorReport("ValueError: no")).fields
     assert [name for name in fields if name.startswith(("error", "traceback"))] == ["error"]
     assert "error" not in made("worker_failed", error=None).fields
+
+
+def test_a_success_has_what_functions_have_returned_where_there_were_any() -> None:
+    assert made("group_succeeded").fields["return_values"] == {"4": [1.5, None]}
+    assert made("group_succeeded", returned=None).fields == {"attempt": 2, "restarts": 2}
 
 
 def test_numbers_agree_with_their_nouns() -> None:

@@ -26,12 +26,14 @@ from supervisor.core.messages import (
     WorkerExited,
     WorkerGone,
     WorkerNotStarted,
+    WorkerReady,
+    WorkerSilent,
     WorkerStarted,
     WorldFormed,
     WorldRefused,
 )
 from supervisor.core.state import TRANSITIONS, Group, Phase
-from supervisor.plan import Backoff, Policy, RestartRules, Scope, single_host_world
+from supervisor.plan import Backoff, Policy, RestartRules, Scope, WatchdogRules, single_host_world
 from tests.stories.story import (
     Story,
     asked_to_stop,
@@ -43,6 +45,7 @@ from tests.stories.story import (
     not_started,
     refused,
     running,
+    silent,
     started,
     strays,
     up,
@@ -121,6 +124,12 @@ STATES: dict[str, Callable[[], Story]] = {
         runs(1, rules(policy="always", backoff=PAUSED)), exited(0)
     ),
     "running, one has left strays": lambda: strays_beyond_the_last_rung(runs()),
+    "running, one is silent": lambda: told(runs(), silent(0)),
+    "running, one is silent and has been sent something mild": lambda: told(runs(), silent(0, signal=15)),
+    "starting, one is silent": lambda: told(begun(), formed(), started(0), silent(0)),
+    "running, nobody has said that it is ready": lambda: running(
+        job(workers=2, watchdog=WatchdogRules(start_timeout=60.0))
+    ),
     "running, one pauses": lambda: told(runs(restart=rules("worker", backoff=PAUSED)), exited(1, 1), gone(1)),
     "running, one is to restart when it is gone": lambda: told(runs(restart=rules("worker")), exited(1, 1)),
     "running, the only rank pauses": lambda: told(runs(1, rules("worker", backoff=PAUSED)), exited(0, 1), gone(0)),
@@ -154,7 +163,7 @@ STATES: dict[str, Callable[[], Story]] = {
 TIMERS = (
     "backoff", "ladder", "restart:0", "restart:1", "strays:0", "strays:1", "restart:5", "drain", "", ":", "restart:",
     "restart:x", "strays:x", "strays:", "restart:-1", "restart:0:0", "strays:\u00b2", "restart:" + "9" * 5000,
-    "ladder:0", "backoff:", "strays", "restart",
+    "ladder:0", "backoff:", "strays", "restart", "silence:0", "silence:1", "silence:x", "silence",
 )  # fmt: skip
 
 
@@ -177,6 +186,9 @@ def inputs(story: Story) -> Iterator[Input]:
         for status in (ExitStatus(0), ExitStatus(1), ExitStatus(78), ExitStatus(None, 9), ExitStatus(None, 11, True)):
             yield WorkerExited(worker, status)
         yield StraysFound(worker, ("1 sh", "2 sh"))
+        yield WorkerReady(worker)
+        yield WorkerSilent(worker, "timer", "did not release a timer", 15)
+        yield WorkerSilent(worker, "heartbeat", "has sent no heartbeat", 9)
         yield WorkerGone(worker)
     for name, at in product(TIMERS, (*story.instants, -1.0, float("nan"), float("inf"))):
         yield TimerFired(name, at)
@@ -192,6 +204,8 @@ def is_old_news(group: Group, input: Input) -> bool:
             | WorkerNotStarted(worker)
             | WorkerExited(worker)
             | StraysFound(worker)
+            | WorkerReady(worker)
+            | WorkerSilent(worker)
             | WorkerGone(worker)
         ):
             slot = group.live.get(worker.rank)
@@ -204,6 +218,7 @@ def is_old_news(group: Group, input: Input) -> bool:
                 due_at["ladder"] = group.climb.at
             due_at |= {f"restart:{rank}": at for rank, at in group.pauses.items()}
             due_at |= {f"strays:{rank}": climb.at for rank, climb in group.strays.items()}
+            due_at |= {f"silence:{rank}": slot.silence.at for rank, slot in group.live.items() if slot.silence}
             return due_at.get(name) != at
         case _:
             return False

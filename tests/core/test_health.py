@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,8 +28,35 @@ def snapshot(*views: GroupView, stage: Stage = "running", why: str = "") -> Snap
     return Snapshot(10.0, stage, {one.name: one for one in views}, why)
 
 
-def test_who_answers_at_all_is_live() -> None:
-    assert health.live() == Answer(True)
+def test_who_answers_is_live_whatever_becomes_of_the_groups() -> None:
+    assert health.live(snapshot(away("a"), stage="stopping")) == Answer(True)
+
+
+def test_a_core_that_is_stuck_is_not_live_and_nothing_else_is_changed_by_it() -> None:
+    stuck = replace(snapshot(view("a")), behind=7.25)
+    assert health.live(stuck) == Answer(False, ("the core is stuck: it is 7.2 s behind",))
+    assert (health.ready(stuck), health.started(stuck)) == (Answer(True), Answer(True))
+    assert health.live(replace(stuck, behind=1.0)).ok
+
+
+def test_the_weight_is_the_share_of_ready_workers_in_the_worst_required_group() -> None:
+    serving = view("b", size=8, ready_workers=6, ready=False, gang=False)
+    assert health.weight(snapshot(view("a"), serving)) == 75
+    assert health.weight(snapshot(view("a"), replace(serving, required=False))) == 100
+    assert health.weight(snapshot(replace(serving, size=1000, ready_workers=1))) == 1
+    assert health.weight(snapshot(replace(serving, phase="starting"))) == 0
+    assert health.weight(snapshot(away("a", required=False))) == 100
+
+
+def test_a_gang_that_is_not_whole_has_no_weight() -> None:
+    assert health.weight(snapshot(view("a", ready=False, ready_workers=1))) == 0
+
+
+def test_who_leaves_or_has_nothing_left_to_serve_has_no_weight() -> None:
+    done = view("a", "finished", ready=False, succeeded=True, ready_workers=0)
+    assert health.weight(snapshot(view("a"), stage="draining")) == 0
+    assert health.weight(snapshot(done)) == 0
+    assert health.weight(snapshot(done, view("b"))) == 100
 
 
 def test_started_is_when_every_required_group_has_been_ready_once() -> None:

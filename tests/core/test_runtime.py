@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import anyio
 
+from supervisor import clock
 from supervisor.core import groups
 from supervisor.core.events import Event
 from supervisor.core.groups import Begun, EndRequested, Groups
@@ -38,6 +40,7 @@ class Air:
         self.signals: list[int] = []
         self.told: list[Event] = []
         self.changes: list[str] = []
+        self._noticed = anyio.Event()
         names = list(plan.groups)
         self.runtime = Runtime(
             groups.begin(plan, dict.fromkeys(names, 1), {}, 0.0), self, self.told.append, self.changed
@@ -49,6 +52,12 @@ class Air:
 
     def changed(self, state: Groups) -> None:
         self.changes.append(" ".join(group.phase for group in state.groups.values()))
+        self._noticed.set()
+
+    async def noticed(self) -> None:
+        """Until the runtime next says that something has changed."""
+        self._noticed = anyio.Event()
+        await self._noticed.wait()
 
     def form_world(self, group: str, attempt: int) -> World | str:
         return single_host_world(self.plans[group], attempt, "127.0.0.1", 1) if group != "lost" else "no free port"
@@ -155,3 +164,37 @@ async def test_a_bug_ends_everything_and_is_kept() -> None:
     before = air.runtime.state
     air.runtime.arrive(EndRequested("SIGTERM"))
     assert air.runtime.state is before
+    assert air.runtime.snapshot().behind > 0, "what came is not taken"
+
+
+async def test_what_has_not_lasted_is_not_told_until_it_has() -> None:
+    air = Air(replace(job(), ready_after=0.02))
+    air.runtime.arrive(Begun())
+    assert air.phase() is Phase.RUNNING
+    assert not air.runtime.snapshot().groups["job"].ready
+    assert "health.changed" not in air.names
+    with anyio.fail_after(10):
+        while "health.changed" not in air.names:
+            await air.noticed()
+    assert air.runtime.snapshot().groups["job"].ready
+
+
+async def test_a_timer_that_has_not_fired_in_time_says_how_far_the_core_is_behind() -> None:
+    air = Air(job(), drain_delay=0.01)
+    air.runtime.arrive(Begun())
+    air.runtime.arrive(EndRequested("SIGTERM"))
+    assert air.runtime.snapshot().behind == 0
+    stuck_until = clock.now() + 0.05
+    while clock.now() < stuck_until:
+        pass
+    assert air.runtime.snapshot().behind >= 0.04
+    await air.runtime.over.wait()
+    assert air.runtime.snapshot().behind == 0
+
+
+async def test_a_runtime_that_closes_forgets_what_it_was_to_tell_later() -> None:
+    air = Air(replace(job(), ready_after=0.01))
+    air.runtime.arrive(Begun())
+    air.runtime.close()
+    await anyio.sleep(0.03)
+    assert "health.changed" not in air.names

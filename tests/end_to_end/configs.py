@@ -13,6 +13,8 @@ def python(script: str, *arguments: str) -> list[str]:
     return [sys.executable, "-S", "-E", "-u", "-c", script, *arguments]
 
 
+TABLES = ("restart", "stop", "logs", "watchdog")
+
 SLEEP = ["/bin/sleep", "1000"]
 
 
@@ -32,9 +34,9 @@ def table(name: str, /, **keys: object) -> str:
 
 def group(name: str, command: Sequence[str], /, **keys: object) -> str:
     """A group's tables: ``group("trainer", SLEEP, workers=2, restart={"max_restarts": 0})`` (one worker by default)."""
-    plain = {"workers": 1} | {key: value for key, value in keys.items() if key not in ("restart", "stop", "logs")}
+    plain = {"workers": 1} | {key: value for key, value in keys.items() if key not in TABLES}
     text = table(f"groups.{name}", command=list(command), **plain)
-    for key in ("restart", "stop", "logs"):
+    for key in TABLES:
         if key in keys:
             below = keys[key]
             assert isinstance(below, Mapping)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import sys
 from pathlib import Path
@@ -185,3 +186,18 @@ def _livez(daemon: Rankd) -> float:
     reply = daemon.http("/livez")
     assert reply.status == 200
     return reply.took_for
+
+
+def test_events_are_the_records_and_can_be_had_from_the_first_one_on(rankd: Start) -> None:
+    daemon = rankd(group("job", SLEEP, workers=2))
+    daemon.wait_for("health.changed")
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=10)
+    connection.request("GET", "/events?since=0")
+    stream = connection.getresponse()
+    assert stream.headers["Content-Type"] == "text/event-stream"
+    daemon.signal()
+    heard = [json.loads(line.removeprefix(b"data: ")) for line in stream if line.startswith(b"data: ")]
+    connection.close()
+    assert daemon.wait() == 0
+    assert heard[-1]["event"] == "group.stopped"
+    assert heard == daemon.records[: len(heard)], "word for word, timestamps too"

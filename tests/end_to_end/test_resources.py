@@ -149,7 +149,8 @@ def test_a_worker_of_another_user_sees_that_users_home_and_nothing_of_the_daemon
         found = json.loads(daemon.log(spawned, 0, 0).read_text())
         assert found["fds"] == [0, 1, 2]
         assert found["env"].keys() - {"LC_CTYPE"} == names  # which Python sets for itself (PEP 538)
-    assert names == SET_BY_US | {"TORCH_NCCL_ASYNC_ERROR_HANDLING", MARK}
+    doors = {"NOTIFY_SOCKET", "TORCHELASTIC_TIMER_FILE"}
+    assert names == SET_BY_US | doors | {"TORCH_NCCL_ASYNC_ERROR_HANDLING", MARK}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to take its capabilities away")

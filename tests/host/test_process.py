@@ -699,6 +699,19 @@ async def test_without_adoption_strays_are_found_by_their_session(tmp_path: Path
     await host.close()
 
 
+async def test_without_adoption_what_has_left_its_session_is_found_by_its_mark(tmp_path: Path) -> None:
+    host = Host(tmp_path, adopts=False)
+    out = tmp_path / "pid"
+    worker, _ = await host.started(
+        "sh", "-c", f"setsid sh -c 'echo $$ > {out}; exec sleep 100' & until [ -s {out} ]; do :; done"
+    )
+    assert (await host.until(StraysFound)).processes == (f"{out.read_text().strip()} sleep",)
+    assert not host.of(WorkerGone)
+    host.signal(worker, signal.SIGTERM)
+    await host.until(WorkerGone)
+    await host.close()
+
+
 # ---- what keeps a worker from starting
 
 

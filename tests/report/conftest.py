@@ -12,6 +12,7 @@ from supervisor import clock
 from supervisor.report.counts import Counts
 from supervisor.report.http import HealthListener
 from supervisor.report.listen import BoundListener, bind
+from supervisor.report.ring import Ring
 from tests.report.client import Client
 from tests.report.views import Standing
 
@@ -26,13 +27,19 @@ class Served:
         self.addresses: list[str] = []
         self._listeners = listeners
         self._clients: list[Client] = []
+        self.ring = Ring(lambda event, seq: f'{{"seq":{seq},"event":"{event.name}"}}'.encode(), options.pop("size", 8))
         self._listener = HealthListener(
             standing,
             self.counts,
             started_at=clock.now(),
             about={"service": "rankd", "host": "host-a", "run_id": "job-42"},
+            ring=self.ring,
             **options,
         )
+
+    @property
+    def open_streams(self) -> int:
+        return len(self._listener._streams._wakes)
 
     async def start(self) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _loop, context: self.bugs.append(context))

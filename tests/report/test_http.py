@@ -10,6 +10,7 @@ import pytest
 from supervisor.report.counts import Counts
 from supervisor.report.http import HealthListener
 from supervisor.report.listen import adopt
+from supervisor.report.ring import Ring
 from tests.report.conftest import Serve
 from tests.report.views import FAILED_ONCE, Standing, group
 
@@ -105,11 +106,27 @@ async def test_other_methods_are_405_with_what_is_allowed(serve: Serve, method: 
     assert (reply.status, reply.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
-async def test_options_is_204_with_what_is_allowed(serve: Serve) -> None:
-    client = await (await serve()).client()
-    reply = await client.get("/readyz", method="OPTIONS")
-    assert (reply.status, reply.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
+@pytest.mark.parametrize("path", ["/readyz", "/", "*"])
+async def test_options_asks_what_get_would_and_of_the_server_whether_it_is_ready(serve: Serve, path: str) -> None:
+    standing = Standing()
+    client = await (await serve(standing)).client()
+    reply = await client.get(path, method="OPTIONS")
+    assert (reply.status, reply.body, reply.headers["allow"]) == (204, b"", "GET, HEAD, OPTIONS")
+    standing.put(group(ready=False))
+    reply = await client.get(path, method="OPTIONS")
+    assert (reply.status, reply.headers["allow"]) == (503, "GET, HEAD, OPTIONS")
+    assert reply.text.startswith("group trainer is running")
     assert (await client.get("/livez")).status == 200, "the connection goes on"
+
+
+async def test_a_stuck_core_turns_livez_red_and_nothing_else(serve: Serve) -> None:
+    standing = Standing()
+    client = await (await serve(standing)).client()
+    standing.behind = 6.0
+    reply = await client.get("/livez")
+    assert (reply.status, reply.text) == (503, "the core is stuck: it is 6.0 s behind\n")
+    for path in ("/startupz", "/readyz", "/healthz", "/readyz/trainer", "/status", "/metrics"):
+        assert (await client.get(path)).status == 200, path
 
 
 async def test_http_1_0_without_host_is_answered_and_closed(serve: Serve) -> None:
@@ -263,4 +280,4 @@ async def test_stop_closes_idle_connections_and_refuses_new_ones(serve: Serve) -
 
 
 async def test_a_listener_that_never_started_can_be_stopped() -> None:
-    await HealthListener(Standing(), Counts(), started_at=0.0, about={}).stop()
+    await HealthListener(Standing(), Counts(), started_at=0.0, about={}, ring=Ring(lambda *_: b"")).stop()

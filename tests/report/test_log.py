@@ -270,3 +270,17 @@ def test_whoever_has_imported_rich_before_keeps_it(apart: Apart) -> None:
         assert sys.modules["rich"] is rich
         """
     )
+
+
+@pytest.mark.parametrize("format", ["json", "journal", "console"])
+def test_whoever_keeps_records_is_given_their_number_and_the_same_json_in_every_format(format: str) -> None:
+    log, lines = records(format=format, level="info")
+    assert log.tell(Event("x.debug", "debug", 1.0, "said by nobody")) is None
+    log.tell(KILLED)
+    told = log.tell(KILLED)
+    assert told is not None
+    seq, record = told
+    line = record if isinstance(record, bytes) else log.line(record, seq)
+    assert (seq, json.loads(line)["seq"], json.loads(line)["event"]) == (2, 2, "worker.exited")
+    if format != "console":
+        assert lines[-1].endswith(line + b"\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from prometheus_client import parser
@@ -15,7 +15,7 @@ from prometheus_client.samples import Sample
 
 from supervisor import __version__, clock
 from supervisor.core import events
-from supervisor.core.events import Who
+from supervisor.core.events import Event, Who
 from supervisor.core.messages import ExitStatus
 from supervisor.core.state import Phase
 from supervisor.report.counts import Counts
@@ -83,10 +83,48 @@ def test_counters_and_histograms_tell_what_was_counted_before() -> None:
     assert value(samples, "rankd_events_dropped_total") == 2
 
 
+def test_what_the_daemon_itself_takes_its_time_for_is_told() -> None:
+    counts = Counts()
+    counts.loop_lag.observe(0.0007)
+    counts.detection["trainer"].observe(0.0002)
+    samples = read(Metrics(Standing(group(round=4)), counts, 0.0))
+    assert value(samples, "rankd_loop_lag_seconds_bucket", le="0.0005") == 0
+    assert value(samples, "rankd_loop_lag_seconds_bucket", le="0.001") == 1
+    assert value(samples, "rankd_detection_seconds_bucket", group="trainer", le="0.00025") == 1
+    assert value(samples, "rankd_rendezvous_round", group="trainer") == 4
+
+
+def test_what_watches_over_workers_is_asked_at_each_scrape() -> None:
+    @dataclass
+    class Watch:
+        timers: int
+        heartbeats: int
+
+    counts = Counts()
+    watch = Watch(3, 1000)
+    counts.watched = {"trainer": watch}
+    metrics = Metrics(Standing(group(), group("cache")), counts, 0.0)
+    assert value(read(metrics), "rankd_timers_active", group="trainer") == 3
+    watch.timers, watch.heartbeats = 2, 1001
+    samples = read(metrics)
+    assert value(samples, "rankd_timers_active", group="trainer") == 2
+    assert value(samples, "rankd_timers_active", group="cache") == 0
+    assert value(samples, "rankd_heartbeats_total", group="trainer") == 1001
+
+
+def test_expired_timers_and_formed_rendezvous_are_counted_from_their_events() -> None:
+    counts = Counts()
+    counts.observe(Event("timer.expired", "error", 1.0, "a timer has expired", "trainer"))
+    counts.observe(Event("rendezvous.formed", "info", 1.0, "formed", "trainer", {"duration_ms": 30.0}))
+    samples = read(Metrics(Standing(), counts, 0.0))
+    assert value(samples, "rankd_timers_expired_total", group="trainer") == 1
+    assert value(samples, "rankd_rendezvous_seconds_sum", group="trainer") == 0.03
+
+
 def test_every_family_is_ours_and_says_what_it_is() -> None:
     body, _ = Metrics(Standing(), Counts(), 0.0).exposition("")
     families = list(parser.text_string_to_metric_families(body.decode()))
-    assert len(families) == 15
+    assert len(families) == 23
     for family in families:
         assert family.name.startswith("rankd_")
         assert family.documentation.endswith(".")

@@ -24,6 +24,7 @@ STORY = (
     events.group_restarting(2.0, "trainer", 0, "rank 2 exited with code 3 after 2.0 s", "exit", 2, 1.5),
     events.group_restarting(2.0, "trainer", 0, "rank 2 exited with code 3 after 2.0 s", "exit", None, 0, rank=2),
     events.worker_exited(3.0, WHO, 5003, ExitStatus(None, 9), "outside", 61.0),
+    events.group_succeeded(4.0, "trainer", 1, 1, {"return_values": {"0": "ä", "1": None}}),
     Event("some.detail", "debug", 3.0, "a detail"),
 )
 TOLD = """\
@@ -36,6 +37,7 @@ ERROR trainer/2    failed: exited with code 3 after 2.0 s (pid 5002)
 WARN  trainer      restarts in 1.5 s (2 left): rank 2 exited with code 3 after 2.0 s
 WARN  trainer/2    restarts (no limit): rank 2 exited with code 3 after 2.0 s
       trainer/2    was killed by SIGKILL (pid 5003, from outside, after 1 min 1 s)
+      trainer      has succeeded after 1 restart (returned {"0": "ä", "1": null})
 debug rankd        a detail
 """
 

@@ -42,13 +42,14 @@ class Standing:
     def __init__(self, *groups: GroupView) -> None:
         self.stage: Any = "running"
         self.why = ""
+        self.behind = 0.0
         self.groups = {view.name: view for view in groups or (group(),)}
         self.looks: list[bool] = []
 
     def __call__(self, *, workers: bool = True) -> Snapshot:
         self.looks.append(workers)
         groups = self.groups if workers else {name: replace(view, workers=()) for name, view in self.groups.items()}
-        return Snapshot(clock.now(), self.stage, groups, self.why)
+        return Snapshot(clock.now(), self.stage, groups, self.why, self.behind)
 
     def put(self, *groups: GroupView) -> None:
         self.groups |= {view.name: view for view in groups}

@@ -32,6 +32,7 @@ from supervisor.core.messages import (
     Input,
     SetTimer,
     SignalWorkers,
+    SilentBy,
     StartRequested,
     StartWorkers,
     StopRequested,
@@ -41,6 +42,8 @@ from supervisor.core.messages import (
     WorkerExited,
     WorkerGone,
     WorkerNotStarted,
+    WorkerReady,
+    WorkerSilent,
     WorkerStarted,
     WorldFormed,
     WorldRefused,
@@ -55,6 +58,7 @@ from supervisor.plan import (
     RestartRules,
     Rung,
     StopRules,
+    WatchdogRules,
     single_host_world,
 )
 
@@ -64,12 +68,13 @@ NO_PAUSE = Backoff(initial=0.0)
 
 def job(
     name: str = "job", workers: int = 1, *, restart: RestartRules | None = None, stop: StopRules | None = None,
-    depends_on: Mapping[str, Condition] | None = None, required: bool = True,
+    depends_on: Mapping[str, Condition] | None = None, required: bool = True, watchdog: WatchdogRules | None = None,
 ) -> GroupPlan:  # fmt: skip
     """A group with three restarts at once and a ladder of SIGTERM, 30 s, SIGKILL, 10 s, unless said otherwise."""
     return GroupPlan(
         name=name, command=("job",), workers=workers, role=name, logs=LogRules("/logs"), depends_on=depends_on or {},
         required=required, restart=restart or RestartRules(), stop=stop or StopRules(LADDER),
+        watchdog=watchdog or WatchdogRules(),
     )  # fmt: skip
 
 
@@ -119,6 +124,17 @@ def killed(rank: int, signal: int, *, core_dumped: bool = False, attempt: int | 
     return _about(of, rank, attempt, lambda worker: WorkerExited(worker, ExitStatus(None, signal, core_dumped)))
 
 
+def said_ready(rank: int, attempt: int | None = None, of: str = "") -> Happening:
+    return _about(of, rank, attempt, WorkerReady)
+
+
+def silent(
+    rank: int, reason: str = "has sent no heartbeat for 5 s", by: SilentBy = "heartbeat", signal: int = 9,
+    attempt: int | None = None, of: str = "",
+) -> Happening:  # fmt: skip
+    return _about(of, rank, attempt, lambda worker: WorkerSilent(worker, by, reason, signal, "/logs/evidence"))
+
+
 def strays(rank: int, *processes: str, of: str = "") -> Happening:
     return _about(of, rank, None, lambda worker: StraysFound(worker, processes))
 
@@ -149,9 +165,9 @@ def up() -> Arrival:
     return Begun()
 
 
-def end(reason: str = "SIGTERM", *, hurry: bool = False) -> Arrival:
+def end(reason: str = "SIGTERM", *, hurry: bool = False, forward: int | None = None) -> Arrival:
     """The whole daemon is told to stop."""
-    return EndRequested(reason, hurry)
+    return EndRequested(reason, hurry, forward)
 
 
 Row = tuple[float, Happening | Arrival, *tuple[str, ...]]

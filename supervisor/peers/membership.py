@@ -1,0 +1,354 @@
+"""One host's part in a rendezvous: it is there, follows the rounds, and leads them when it is its turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+import anyio
+import anyio.abc
+
+from supervisor import clock
+from supervisor.core.rendezvous import (
+    Finish,
+    GiveUp,
+    Host,
+    Myself,
+    Round,
+    Rules,
+    SayFree,
+    Seat,
+    Start,
+    Stop,
+    Verdict,
+    Wait,
+    attend,
+    failed,
+)
+from supervisor.peers.leadership import lead
+from supervisor.peers.mirror import LOOK_AGAIN_AFTER, Mirror
+from supervisor.peers.records import Keys, Unreadable, read_round, read_seat, written
+from supervisor.peers.store import Entry, LeaseLost, Put, Store, StoreAway, StoreRefused, Unchanged
+from supervisor.plan import World
+
+KEEP_ALIVES = 3
+"""So often in the time of a lease it is kept alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorldCame:
+    """Start the workers of this world. ``restarts``: how many the whole job has used."""
+
+    world: World
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorldEnded:
+    """Stop the workers, and call ``workers_gone`` when the last is gone."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobOver:
+    """The job has ended, and so has the membership."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class NoWorld:
+    """None has come in time; the membership has ended."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLost:
+    """The store does not answer. Workers go on; others may take this host for dead."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFound:
+    """The store answers again."""
+
+
+@dataclass(frozen=True, slots=True)
+class OddRecord:
+    """What is under ``key`` cannot be read, and counts as not there."""
+
+    key: str
+    why: str
+
+
+News = WorldCame | WorldEnded | JobOver | NoWorld | StoreLost | StoreFound | OddRecord
+
+
+class Member:
+    """A host in the rendezvous of one group. ``run`` it; news come by ``tell``, in the order in which they are true."""
+
+    def __init__(
+        self, store: Store, keys: Keys, host: Host, rules: Rules, *, lease_ttl: float,
+        choose_port: Callable[[], int], tell: Callable[[News], None],
+    ) -> None:  # fmt: skip
+        """``host`` as it is known here; its life and its port are replaced. A port is chosen anew after every round."""
+        self._store = store
+        self._keys = keys
+        self._rules = rules
+        self._lease_ttl = lease_ttl
+        self._choose_port = choose_port
+        self._tell = tell
+        self._me = Myself(host)
+        self._mirror = Mirror(store, keys.now)
+        self._published: Host | None = None
+        self._seat_at = 0
+        self._seat_entry: Entry | None = None
+        self._failure: tuple[int, str, int] | None = None
+        self._odd: dict[str, str] = {}
+        self._succeeded = False
+        self._stopping = False
+        self._leaving = False
+        self._fenced = False
+        self._away = False
+
+    # ---- what happens to the workers; from the same thread as ``run``
+
+    def workers_gone(self) -> None:
+        """The last worker of the world is gone: the answer to ``WorldEnded``, or after a failure."""
+        self._me = Myself(
+            replace(self._me.host, free_from=self._me.running + 1, port=self._choose_port()), waiting_since=clock.now()
+        )
+        self._succeeded = self._stopping = False
+        self._mirror.touch()
+
+    def workers_failed(self, why: str, exit_code: int) -> None:
+        """A worker has failed: the job is restarted or, with its budget used up, has failed. ``WorldEnded`` follows."""
+        self._failure = self._failure or (self._me.running, why, exit_code)
+        self._mirror.touch()
+
+    def workers_succeeded(self) -> None:
+        """All workers of this host have. ``JobOver`` follows when those of all hosts have."""
+        self._succeeded = True
+        self._mirror.touch()
+
+    def leave(self) -> None:
+        """Go, so that the others need not wait for the lease to end. ``run`` returns; stop the workers meanwhile."""
+        self._leaving = True
+        self._mirror.touch()
+
+    # ---- following
+
+    async def run(self) -> None:
+        """Take part until the job is over, no world comes, or we ``leave``. Raises ``StoreRefused``.
+
+        A host whose lease has ended stops its workers and comes back as another life of itself.
+        """
+        try:
+            while await self._live():
+                if self._me.running:
+                    self._end_world("the lease of this host has ended: others take it for dead")
+                while self._me.running and not self._leaving:
+                    await self._mirror.changed()
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+
+    async def _live(self) -> bool:
+        """One life: as long as its lease. Whether another is to follow."""
+        lease = await self._join()
+        if lease is None:
+            return False
+        self._fenced = False
+        self._mirror = Mirror(self._store, self._keys.now)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._keep_alive, lease)
+            tasks.start_soon(self._mirror.follow)
+            await self._follow(tasks, lease)
+            tasks.cancel_scope.cancel()
+        if self._fenced:
+            return True
+        try:
+            await self._store.revoke(lease)
+        except StoreAway as why:
+            self._note_away(str(why))  # the lease ends by itself
+        return False
+
+    async def _join(self) -> int | None:
+        """Begin a life: a lease, and the host's record under it. None: we no longer want to, or it took too long."""
+        began = clock.now()
+        while not self._leaving:
+            try:
+                lease = await self._store.grant(self._lease_ttl)
+                host = replace(self._me.host, life=f"{lease.id:x}", port=self._choose_port())
+                self._me = Myself(host, waiting_since=clock.now())
+                self._published = None
+                await self._publish(lease.id)
+            except (StoreAway, LeaseLost) as why:
+                self._note_away(str(why))
+                if clock.now() - began > self._rules.join_for:
+                    self._tell(NoWorld(f"the store has not answered for {self._rules.join_for:g} s: {why}"))
+                    return None
+                await asyncio.sleep(LOOK_AGAIN_AFTER)
+            else:
+                self._note_back()
+                return lease.id
+        return None
+
+    async def _keep_alive(self, lease: int) -> None:
+        while True:
+            await asyncio.sleep(self._lease_ttl / KEEP_ALIVES)
+            try:
+                left = await self._store.keep_alive(lease)
+            except StoreAway as why:
+                self._note_away(str(why))
+                continue
+            self._note_back()
+            if left is None:
+                self._fenced = True
+                self._mirror.touch()
+                return
+
+    async def _follow(self, tasks: anyio.abc.TaskGroup, lease: int) -> None:
+        """Do what there is to do, again and again. Returns when this life, or the whole membership, is over."""
+        leading = 0
+        until: float | None = None
+        while not self._leaving and not self._fenced:
+            if self._mirror.revision == 0:
+                await self._mirror.changed()
+                continue
+            try:
+                await self._report_failure()
+                await self._publish(lease)
+                leader = self._mirror.entries.get(self._keys.leader)
+                if leader is None:
+                    await self._stand(lease)
+                elif leader.lease == lease and leading != leader.revision:
+                    leading = leader.revision
+                    tasks.start_soon(lead, self._store, self._keys, self._rules, leader, self._note_odd)
+                over, until = await self._step()
+            except StoreAway as why:
+                self._note_away(str(why))
+                self._published = None
+                over, until = False, clock.now() + LOOK_AGAIN_AFTER
+            except LeaseLost:
+                self._fenced = True
+                return
+            if over:
+                return
+            await self._mirror.changed(until)
+
+    async def _step(self) -> tuple[bool, float | None]:
+        """The next action of this host: whether it was the last, and when to look again at the latest."""
+        entry, round = self._round()
+        seat = await self._own_seat(entry)
+        match attend(round, seat, self._me, self._rules, clock.now()):
+            case Start(world):
+                self._me = replace(self._me, running=world.round)
+                self._tell(WorldCame(world, round.restarts if round is not None else 0))
+            case Stop(why):
+                self._end_world(why)
+            case SayFree(free_from):
+                self._me = Myself(replace(self._me.host, free_from=free_from), waiting_since=clock.now())
+                self._mirror.touch()
+            case Finish(verdict):
+                self._tell(JobOver(verdict))
+                return True, None
+            case GiveUp(why):
+                self._tell(NoWorld(why))
+                return True, None
+            case Wait(until):
+                if self._succeeded and entry is not None and seat is not None and not seat.succeeded:
+                    await self._report_success(entry, seat)
+                return False, until
+            case action:
+                assert_never(action)
+        return False, None
+
+    async def _report_failure(self) -> None:
+        """Turn the round in which our worker has failed, unless another host has done so already."""
+        entry, round = self._round()
+        if self._failure is None or entry is None or round is None:
+            return
+        number, why, exit_code = self._failure
+        if round.number == number and round.phase == "formed":
+            after = failed(round, self._rules, why, exit_code)
+            await self._store.transact(
+                [Unchanged(self._keys.round, entry.revision)], [Put(self._keys.round, written(after))]
+            )
+        else:
+            self._failure = None
+
+    async def _report_success(self, round: Entry, seat: Seat) -> None:
+        assert self._seat_entry is not None
+        key = self._keys.seat(self._me.host.name)
+        await self._store.transact(
+            [Unchanged(self._keys.round, round.revision), Unchanged(key, self._seat_entry.revision)],
+            [Put(key, written(replace(seat, succeeded=True)))],
+        )
+        self._seat_at = 0
+
+    async def _publish(self, lease: int) -> None:
+        if self._published != self._me.host:
+            host = self._me.host
+            await self._store.transact([], [Put(self._keys.host(host.name), written(host), lease)])
+            self._published = host
+
+    async def _stand(self, lease: int) -> None:
+        """Become the leader, unless another host is quicker."""
+        key = self._keys.leader
+        await self._store.transact([Unchanged(key, 0)], [Put(key, self._me.host.name.encode(), lease)])
+
+    def _round(self) -> tuple[Entry | None, Round | None]:
+        entry = self._mirror.entries.get(self._keys.round)
+        try:
+            return entry, read_round(entry.value) if entry is not None else None
+        except Unreadable as why:
+            raise StoreRefused(f"{self._keys.round}: {why}") from why
+
+    async def _own_seat(self, round: Entry | None) -> Seat | None:
+        """Our seat as it was when the round was written, or later. Read once a round: most hosts have no other need."""
+        if round is None:
+            return None
+        name = self._me.host.name
+        if self._seat_at != round.revision:
+            found = await self._store.get(self._keys.seat(name))
+            self._seat_entry, self._seat_at = found, round.revision
+        if self._seat_entry is None:
+            return None
+        try:
+            return read_seat(self._seat_entry.value, name)
+        except Unreadable as why:
+            self._note_odd(self._keys.seat(name), str(why))
+            return None
+
+    def _end_world(self, why: str) -> None:
+        if not self._stopping:
+            self._stopping = True
+            self._tell(WorldEnded(why))
+
+    def _note_away(self, why: str) -> None:
+        if not self._away:
+            self._away = True
+            self._tell(StoreLost(why))
+
+    def _note_back(self) -> None:
+        if self._away:
+            self._away = False
+            self._tell(StoreFound())
+
+    def _note_odd(self, key: str, why: str) -> None:
+        if self._odd.get(key) != why:
+            self._odd[key] = why
+            self._tell(OddRecord(key, why))
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What has gone wrong: with several at once, the first."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,235 @@
+"""torchelastic's own event records and metrics, for those whose dashboards read them
+(torch.distributed.elastic.events, .metrics; torch 2.13).
+
+The names and keys are torch's. Different on purpose: timestamps are real (torch writes 0), what torch wraps in tuples
+of one is plain, an end is told when it happens and every failure has an event, those before a restart included.
+Nothing is told that would need polling: no ``_monitor_workers``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from supervisor import clock
+from supervisor.core.events import Event
+from supervisor.core.state import Group
+from supervisor.plan import DaemonPlan, GroupPlan
+
+PREFIX = "torchelastic.worker.status."
+METRICS = "torchelastic"
+"""The one group of metrics that torch's agent has."""
+
+Sink = Callable[[bytes], object]
+
+
+class TorchElastic:
+    """Hears every event, and tells in torch's words what torch's agent would have told."""
+
+    def __init__(
+        self,
+        plan: DaemonPlan,
+        groups: Callable[[], Mapping[str, Group]],
+        *,
+        events: Sink | None = None,
+        metrics: Sink | None = None,
+    ) -> None:
+        """``groups`` are as they stand when an event is heard. The sinks take whole lines; None: nobody asked."""
+        self._plan = plan
+        self._groups = groups
+        self._events = events
+        self._metrics = metrics
+        self._began_at = clock.now()
+        self._starting_at: dict[str, float] = {}  # groups of which nobody has started in this attempt
+        self._set_out_at: dict[str, float] = {}
+        self._stopping_at: dict[str, float] = {}
+        self._restarting: set[str] = set()
+        self._kinds: Mapping[str, Callable[[Event, Group], None]] = {
+            "group.starting": self._starting,
+            "group.started": self._started,
+            "group.restarting": self._group_restarting,
+            "group.stopping": self._stopping,
+            "group.ready": self._ready,
+            "group.succeeded": self._succeeded,
+            "group.failed": self._failed,
+            "group.stopped": self._failed,
+            "worker.started": self._worker_started,
+            "worker.exited": self._worker_exited,
+            "worker.failed": self._worker_failed,
+        }
+
+    def observe(self, event: Event) -> None:
+        """Tell what torch would; most events it has no word for."""
+        kind = self._kinds.get(event.name)
+        if kind is not None and event.group is not None:
+            kind(event, self._groups()[event.group])
+
+    # ---- the group: torch's agent
+
+    def _starting(self, event: Event, group: Group) -> None:
+        self._starting_at[group.plan.name] = self._set_out_at[group.plan.name] = event.at
+        self._has_stopped(event, group)
+
+    def _started(self, event: Event, group: Group) -> None:
+        took_for = event.at - self._set_out_at.pop(group.plan.name, event.at)
+        self._timed(event.at, "LocalElasticAgent._start_workers", took_for)
+        self._timed(event.at, "SimpleElasticAgent._initialize_workers", took_for)
+        if group.plan.name in self._restarting:
+            self._restarting.discard(group.plan.name)
+            self._timed(event.at, "SimpleElasticAgent._restart_workers", took_for)
+
+    def _group_restarting(self, event: Event, group: Group) -> None:
+        self._restarting.add(group.plan.name)
+        self._state(event, group, "unhealthy")
+
+    def _stopping(self, event: Event, group: Group) -> None:
+        self._stopping_at[group.plan.name] = event.at
+
+    def _ready(self, event: Event, group: Group) -> None:
+        self._state(event, group, "healthy")
+
+    def _succeeded(self, event: Event, group: Group) -> None:
+        self._tell(event, group, "SUCCEEDED")
+        self._over(event, group, "succeeded")
+
+    def _failed(self, event: Event, group: Group) -> None:
+        """torch's word for a stop by signal is the same."""
+        self._tell(event, group, "FAILED", raw_error=_error(event.fields))
+        self._over(event, group, "failed" if event.name == "group.failed" else "stopped")
+
+    # ---- workers
+
+    def _worker_started(self, event: Event, group: Group) -> None:
+        began_at = self._starting_at.pop(group.plan.name, None)
+        if began_at is not None:
+            took_for = event.at - began_at
+            self._tell(event, group, "RENDEZVOUS", duration_ms=took_for * 1000)
+            self._tell(event, group, "ASSIGN_WORKER_RANKS", duration_ms=0.0)  # they come with the world
+            self._timed(event.at, "SimpleElasticAgent._rendezvous", took_for)
+            self._timed(event.at, "SimpleElasticAgent._assign_worker_ranks", 0.0)
+        self._tell(event, group, "START", of_worker=True)
+
+    def _worker_exited(self, event: Event, group: Group) -> None:
+        if event.fields["by"] == "daemon":
+            self._tell(event, group, "TERMINATED", of_worker=True)
+        elif event.fields["by"] == "itself" and event.fields.get("exit_code") in group.plan.restart.success_exit_codes:
+            self._tell(event, group, "SUCCEEDED", of_worker=True)
+
+    def _worker_failed(self, event: Event, group: Group) -> None:
+        self._tell(event, group, "FAILED", of_worker=True, raw_error=_error(event.fields))
+
+    # ---- event records (torch.distributed.elastic.agent.server.api, ``_construct_event``)
+
+    def _tell(
+        self,
+        event: Event,
+        group: Group,
+        state: str,
+        *,
+        of_worker: bool = False,
+        raw_error: str | None = None,
+        duration_ms: float | None = None,
+    ) -> None:
+        if self._events is None:
+            return
+        fields, plan, world = event.fields, group.plan, group.world
+        details: dict[str, Any] = {
+            "group_world_size": None if state in ("RENDEZVOUS", "ASSIGN_WORKER_RANKS") else 1,
+            "entry_point": os.path.basename(plan.command[0]),
+        }
+        pid = fields.get("pid") if of_worker else None
+        if of_worker:
+            details |= {
+                "local_rank": fields["local_rank"],
+                "role_rank": (world.base_role_rank if world else 0) + fields["local_rank"],
+                "role_world_size": world.role_world_size if world else plan.workers,
+                "exit_code": fields.get("exit_code"),
+                "worker_pid": pid,
+            }
+        metadata = {
+            "run_id": self._plan.run_id,
+            "global_rank": fields["rank"] if of_worker else None,
+            "group_rank": None if details["group_world_size"] is None else 0,
+            "worker_id": None if pid is None else str(pid),
+            "role": plan.role,
+            "hostname": self._plan.node_id,
+            "state": state,
+            "total_run_time": int(event.at - self._began_at),
+            "rdzv_backend": "local",
+            "raw_error": raw_error,
+            "metadata": json.dumps(details),
+            "agent_restarts": group.history.used,
+            "duration_ms": duration_ms,
+        }
+        record = {
+            "name": PREFIX + state,
+            "source": "WORKER" if of_worker else "AGENT",
+            "timestamp": int(clock.wall(event.at) * 1000),
+            "metadata": metadata,
+        }
+        self._events(json.dumps(record).encode() + b"\n")
+
+    # ---- metrics (torch.distributed.elastic.metrics.api, ``ConsoleMetricHandler``)
+
+    def _put(self, at: float, values: Mapping[str, float]) -> None:
+        if self._metrics is not None:
+            lines = (f"[{clock.wall(at)}][{METRICS}]: {name}={value}\n" for name, value in values.items())
+            self._metrics("".join(lines).encode())
+
+    def _timed(self, at: float, what: str, took_for: float) -> None:
+        """torch's ``@prof``."""
+        self._put(at, {f"{what}.success": 1, f"{what}.duration.ms": round(took_for * 1000)})
+
+    def _has_stopped(self, event: Event, group: Group) -> None:
+        began_at = self._stopping_at.pop(group.plan.name, None)
+        if began_at is not None:
+            self._timed(event.at, "LocalElasticAgent._stop_workers", event.at - began_at)
+
+    def _state(self, event: Event, group: Group, state: str) -> None:
+        role = group.plan.role
+        self._put(
+            event.at,
+            {f"workers.{role}.remaining_restarts": _remaining(group), f"workers.{role}.{state}": 1},
+        )
+
+    def _over(self, event: Event, group: Group, state: str) -> None:
+        self._has_stopped(event, group)
+        self._state(event, group, state)
+        if state != "stopped":  # of a run that is called off torch tells nothing more
+            self._put(event.at, {f"workers.{group.plan.role}.{name}": value for name, value in _run(group, state)})
+        self._timed(event.at, "SimpleElasticAgent.run", event.at - self._began_at)
+
+
+def _remaining(group: Group) -> int:
+    """-1, as in the configuration: there is no limit."""
+    most = group.plan.restart.max_restarts
+    return most if most < 0 else max(0, most - group.history.used)
+
+
+def _run(group: Group, state: str) -> Iterator[tuple[str, int]]:
+    """torch's account of a whole run: flakiness in per cent, and which of four ways it went."""
+    yield "flakiness", 100 if state == "failed" else _flakiness(group.plan, group.history.used)
+    yield "run_total", 1
+    retried = bool(group.history.used)
+    for way in ("success", "failed"):
+        went = way == ("failed" if state == "failed" else "success")
+        yield f"run_{way}_with_retries", int(went and retried)
+        yield f"run_{way}_no_retries", int(went and not retried)
+
+
+def _flakiness(plan: GroupPlan, used: int) -> int:
+    most = plan.restart.max_restarts
+    if most < 0:  # of no number of restarts can a part be used
+        return 0
+    return int(100 - 100 * (max(0, most - used) + 1) / (most + 1))
+
+
+def _error(fields: Mapping[str, Any]) -> str | None:
+    """What an error file has, as torch tells it; without one the reason takes its place."""
+    message: str | dict[str, Any] = fields.get("reason", "")
+    if "error" in fields and fields["error"] is not None:
+        more = {"py_callstack": fields.get("traceback"), "timestamp": str(fields.get("error_timestamp") or "")}
+        message = {"message": fields["error"], "extraInfo": {name: text for name, text in more.items() if text}}
+    return json.dumps({"message": message}) if message else None

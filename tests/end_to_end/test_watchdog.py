@@ -1,0 +1,200 @@
+"""Workers that hang: they are found out by what they do not say, ended, and their group goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.configs import group, python
+from tests.end_to_end.conftest import Start
+from tests.end_to_end.launching import launch
+from tests.end_to_end.rankd import ROOT, Rankd, until
+
+pytestmark = pytest.mark.end_to_end
+
+PREAMBLE = f"""
+import os, signal, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from supervisor.worker import expires, heartbeat, progress, ready, section, status, stopping
+first = os.environ["RANKD_ATTEMPT"] == "0"
+rank = os.environ["RANK"]
+"""
+
+HANG = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: signal.pause()\n"
+AT_ONCE = {"ladder": [{"signal": "SIGKILL", "wait": "5s"}]}
+REST = "signal.pause()\n"
+
+
+def worker(script: str) -> list[str]:
+    return python(PREAMBLE + script)
+
+
+def ends_and_restarts(daemon: Rankd, by: str, words: str, rank: int = 0) -> None:
+    """That rank of the first attempt has been ended for it, all start again, and the daemon is well."""
+    exited = daemon.wait_for("worker.exited", rank=rank, attempt=0)
+    assert (exited["by"], exited["signal"]) == (by, "SIGKILL")
+    failed = daemon.wait_for("worker.failed", rank=rank, attempt=0)
+    assert words in failed["reason"]
+    assert failed["root_cause"]
+    daemon.wait_for("group.ready", attempt=1)
+    assert daemon.http("/livez").status == 200
+
+
+def test_a_timer_that_is_not_released_ends_its_worker_and_the_group_goes_on(rankd: Start) -> None:
+    script = f"""
+with expires(after=600, scope="whole"):
+    with expires(after=0.2 if first and rank == "1" else 600, scope="step"):
+        {HANG.replace(chr(10), chr(10) + "        ")}
+"""
+    daemon = rankd(group("job", worker(script), workers=2, stop=AT_ONCE))
+    ends_and_restarts(daemon, "timer", "did not release the timer 'step' within 0.2 s", rank=1)
+    assert daemon.wait_for("timer.expired")["pid"] == daemon.wait_for("worker.started", rank=1)["pid"]
+    metrics = daemon.http("/metrics").text
+    assert 'rankd_timers_expired_total{group="job"} 1.0' in metrics
+    until(lambda: 'rankd_timers_active{group="job"} 4.0' in daemon.http("/metrics").text, "the timers of attempt 1")
+    assert daemon.stop() == 0
+
+
+def test_a_child_of_a_worker_may_hang_as_well(rankd: Start) -> None:
+    script = f"""
+if first and not os.fork():
+    with expires(after=0.1, scope="child"):
+        {HANG.replace(chr(10), chr(10) + "        ")}
+{REST}"""
+    daemon = rankd(group("job", worker(script)))
+    ends_and_restarts(daemon, "timer", "of its process ")
+    assert daemon.stop() == 0
+
+
+def test_a_timer_of_a_process_that_is_no_workers_ends_nobody(rankd: Start) -> None:
+    script = f"""
+import json
+with open(os.environ["TORCHELASTIC_TIMER_FILE"], "w") as pipe:
+    for pid in (os.getppid(), 1, {os.getpid()}, 2**22, -1):
+        print(json.dumps({{"version": 1, "pid": pid, "scope_id": "x", "expiration_time": 1, "signal": 9}}), file=pipe)
+    print("junk", file=pipe)
+{REST}"""
+    daemon = rankd(group("job", worker(script)))
+    refused = {daemon.wait_for("timer.refused", pid=pid)["pid"] for pid in (daemon.process.pid, os.getpid())}
+    assert len(refused) == 2
+    assert daemon.http("/readyz").status == 200
+    assert not daemon.all("worker.exited")
+    assert daemon.stop() == 0
+
+
+def test_heartbeats_that_stay_away_end_the_worker(rankd: Start) -> None:
+    script = f"heartbeat()\nif not first:\n    heartbeat_every = 0\n    stop = {HANG!r}\n"
+    script = "if first:\n    heartbeat()\n" + HANG
+    daemon = rankd(group("job", worker(script), watchdog={"heartbeat": "300ms"}, stop=AT_ONCE))
+    ends_and_restarts(daemon, "heartbeat", "has sent no heartbeat for 0.3 s")
+    assert daemon.stop() == 0
+
+
+def test_the_oldest_section_counts_however_many_are_opened_in_it(rankd: Start) -> None:
+    script = f"""
+with section("checkpoint"):
+    while first:
+        with section("step"):
+            time.sleep(0.01)
+{REST}"""
+    limits = {"sections": {"checkpoint": "300ms", "step": "5m"}}
+    daemon = rankd(group("job", worker(script), watchdog=limits))
+    ends_and_restarts(daemon, "heartbeat", "has been in section 'checkpoint' for longer than 0.3 s")
+
+
+def test_a_group_is_ready_when_its_workers_say_so_and_fails_when_they_do_not_in_time(rankd: Start) -> None:
+    script = f"""
+status("loading")
+while not os.path.exists("go"):
+    time.sleep(0.01)
+if not first:
+    ready()
+    progress(17)
+{REST}"""
+    daemon = rankd(group("job", worker(script), workers=2, watchdog={"start_timeout": "700ms"}, cwd="."))
+    daemon.wait_for("group.started")
+    assert daemon.http("/readyz").status == 503
+    workers = until(
+        lambda: [one for one in daemon.http("/status").json["groups"]["job"]["workers"] if one.get("status")], "words"
+    )
+    assert (workers[0]["state"], workers[0]["status"]) == ("starting", "loading")
+    ends = daemon.wait_for("worker.exited")
+    assert ends["by"] == "heartbeat"
+    (daemon.directory / "go").touch()
+    ready = daemon.wait_for("group.ready")
+    assert daemon.all("worker.ready", attempt=ready["attempt"])
+    daemon.until("/readyz", 200)
+    until(lambda: daemon.http("/status").json["groups"]["job"]["workers"][0].get("progress") == 17, "progress")
+    assert daemon.stop() == 0
+
+
+@pytest.mark.skipif(shutil.which("systemd-notify") is None, reason="apt-get install systemd")
+def test_a_shell_script_says_it_by_systemd_notify(rankd: Start) -> None:
+    script = "systemd-notify --ready --status='as good as gold'; exec sleep 1000"
+    daemon = rankd(group("job", ["/bin/sh", "-c", script], watchdog={"start_timeout": "10s"}))
+    daemon.wait_for("group.ready")
+    worker = daemon.http("/status").json["groups"]["job"]["workers"][0]
+    assert (worker["state"], worker["status"]) == ("ready", "as good as gold")
+    assert daemon.stop() == 0
+
+
+def test_a_daemon_that_was_stopped_for_a_while_holds_nobody_to_be_late(rankd: Start) -> None:
+    script = "while True:\n    heartbeat()\n    time.sleep(0.05)\n"
+    daemon = rankd(group("job", worker(script), watchdog={"heartbeat": "500ms"}))
+    until(lambda: 'rankd_heartbeats_total{group="job"} 0.0' not in daemon.http("/metrics").text, "a heartbeat")
+    (worker_pid,) = [one["pid"] for one in daemon.all("worker.started")]
+    for pid in (daemon.process.pid, worker_pid):
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        threading.Event().wait(2.5)  # what is tested is that time passes
+    finally:
+        for pid in (daemon.process.pid, worker_pid):
+            os.kill(pid, signal.SIGCONT)
+    jumped = daemon.wait_for("daemon.clock_jumped")
+    assert jumped["duration_ms"] > 1000
+    assert daemon.http("/readyz").status == 200
+    assert not daemon.all("worker.exited")
+    assert daemon.stop() == 0
+
+
+def test_a_launch_takes_torchs_timers_where_they_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text(
+        PREAMBLE
+        + "restarts = int(os.environ['TORCHELASTIC_RESTART_COUNT'])\n"
+        + "with expires(after=0.2, scope='step'):\n    while not restarts: signal.pause()\n"
+        + "print('timers at', os.environ['TORCHELASTIC_TIMER_FILE'], 'and', os.environ.get('NOTIFY_SOCKET'))\n"
+    )
+    path = tmp_path / "timers"
+    env = {"TORCHELASTIC_ENABLE_FILE_TIMER": "1", "TORCHELASTIC_TIMER_FILE": str(path)}
+    done = launch(tmp_path, "--standalone", "--max-restarts=1", "job.py", env=env)
+    assert (done.returncode, done.stdout) == (0, f"timers at {path} and None\n")
+    assert "did not release the timer 'step'" in done.stderr
+    assert not path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run a worker as somebody else")
+def test_a_worker_of_another_user_is_heard_as_well(rankd: Start, tmp_path: Path) -> None:
+    for directory in (tmp_path, *tmp_path.parents[:-2]):
+        if directory.owner() == "root" and directory.stat().st_mode & 0o005 != 0o005:
+            directory.chmod(0o755)
+    script = (
+        "import json, os, socket, time\n"
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+        "s.connect(os.environ['NOTIFY_SOCKET'])\n"
+        "s.send(b'READY=1\\nSTATUS=somebody else')\n"
+        "with open(os.environ['TORCHELASTIC_TIMER_FILE'], 'w') as pipe:\n"
+        "    pipe.write(json.dumps(dict(version=1, pid=os.getpid(), scope_id='x', expiration_time=time.time() + 600,"
+        " signal=9)) + chr(10))\n"
+        "time.sleep(1000)\n"
+    )
+    daemon = rankd(
+        group("job", ["/usr/bin/python3", "-c", script], user="nobody", cwd="/", watchdog={"start_timeout": "10s"})
+    )
+    daemon.wait_for("group.ready")
+    until(lambda: 'rankd_timers_active{group="job"} 1.0' in daemon.http("/metrics").text, "its timer")
+    assert daemon.stop() == 0

@@ -1,0 +1,34 @@
+"""What this host is called, by itself."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from supervisor.host import names
+
+
+@pytest.mark.parametrize(
+    ("hosts", "name"),
+    [
+        ("127.0.0.1 localhost\n127.0.1.1 box.example.org box # box.example.com\n", "box.example.org"),
+        ("10.0.0.1 box box.example.net\n", "box.example.net"),
+        ("10.0.0.1 boxer.example.net\n10.0.0.2 box\n", "box"),
+        ("", "box"),
+        (None, "box"),
+    ],
+)
+def test_a_hosts_name_is_found_without_asking_dns(
+    hosts: str | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if hosts is not None:
+        (tmp_path / "hosts").write_text(hosts)
+    monkeypatch.setattr(names, "HOSTS", str(tmp_path / "hosts"))
+    monkeypatch.setattr(socket, "gethostname", lambda: "box")
+    monkeypatch.setattr(socket, "getfqdn", lambda: time.sleep(60))
+    assert names.node_id() == name
+    monkeypatch.setattr(socket, "gethostname", lambda: "box.local")
+    assert names.node_id() == "box.local"

@@ -1,0 +1,72 @@
+"""The loop's own selector: how long turns take, and since when what it finds may have been there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from supervisor import clock
+from supervisor.host.turns import Turns
+
+
+@pytest.fixture
+def turns() -> Iterator[Turns]:
+    turns = Turns()
+    yield turns
+    turns.close()
+
+
+def busy(seconds: float) -> None:
+    until = clock.now() + seconds
+    while clock.now() < until:
+        pass
+
+
+def test_a_turn_is_the_time_between_two_waits_and_waiting_is_none_of_it(turns: Turns) -> None:
+    heard: list[float] = []
+    turns.select(0)
+    turns.heard = heard.append
+    busy(0.02)
+    turns.select(0.2)
+    turns.select(0)
+    assert len(heard) == 2
+    assert heard[0] >= 0.02
+    assert heard[1] < 0.2, "it had waited meanwhile"
+
+
+def test_what_was_there_at_once_may_have_been_there_since_the_last_look(turns: Turns) -> None:
+    reader, writer = os.pipe()
+    try:
+        turns.register(reader, 1)
+        turns.select(0)
+        looked_at = clock.now()
+        busy(0.01)
+        os.write(writer, b"x")
+        assert turns.select(1)
+        assert turns.pending_since <= looked_at
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_what_had_to_be_waited_for_has_only_just_happened(turns: Turns) -> None:
+    turns.select(0)
+    busy(0.01)
+    waits_at = clock.now()
+    assert not turns.select(0.05)
+    assert turns.pending_since >= waits_at + 0.04
+
+
+def test_a_loop_runs_on_it_and_is_not_woken_by_it() -> None:
+    turns = Turns()
+    heard: list[float] = []
+    turns.heard = heard.append
+    loop = asyncio.SelectorEventLoop(turns)
+    try:
+        loop.run_until_complete(asyncio.sleep(0.3))
+    finally:
+        loop.close()
+    assert len(heard) < 10

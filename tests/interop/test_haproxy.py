@@ -1,0 +1,165 @@
+"""A real HAProxy in front of rankd: what its checks make of our answers, and that no client is ever failed."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+import threading
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.end_to_end.configs import SLEEP, group, python, table
+from tests.end_to_end.conftest import Start
+from tests.end_to_end.rankd import Rankd
+from tests.interop.haproxy import free_port, haproxy, needed
+
+pytestmark = [pytest.mark.interop, pytest.mark.end_to_end, needed]
+
+EVERY = "inter 100ms fall 1 rise 1"
+
+SERVER = """
+import http.server, signal, sys
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+    def log_message(self, *args):
+        pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Answer)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+server.serve_forever()
+"""
+
+
+def server(daemon: Rankd, options: str = "") -> str:
+    return f"server one 127.0.0.1:{daemon.port} {options} {EVERY}"
+
+
+@pytest.mark.parametrize("check", ["", "GET /readyz", "HEAD /readyz", "OPTIONS /readyz"])
+def test_httpchk_takes_a_daemon_in_and_out_of_service(rankd: Start, tmp_path: Path, check: str) -> None:
+    """Also with no method and path given, which is HAProxy's OPTIONS /."""
+    daemon = rankd(table("daemon", drain_delay="2s") + group("job", SLEEP))
+    daemon.until("/readyz", 200)
+    with haproxy(tmp_path, f"option httpchk {check}\n{server(daemon, 'check')}") as proxy:
+        proxy.until("one", status="UP", check_status="L7OK")
+        daemon.signal()
+        proxy.until("one", status="DOWN", check_status="L7STS", check_code="503")
+
+
+def test_drain_status_404_is_a_soft_drain_with_disable_on_404(rankd: Start, tmp_path: Path) -> None:
+    health = table("health", listen=["127.0.0.1:0"], drain_status=404)
+    daemon = rankd(table("daemon", drain_delay="2s") + health + group("job", SLEEP))
+    daemon.until("/readyz", 200)
+    backend = f"option httpchk HEAD /readyz\nhttp-check disable-on-404\n{server(daemon, 'check')}"
+    with haproxy(tmp_path, backend) as proxy:
+        proxy.until("one", status="UP", check_status="L7OK")
+        daemon.signal()
+        proxy.until("one", status="NOLB", check_code="404")
+
+
+def test_the_agent_gives_weight_by_ready_workers_then_drains_until_the_next_daemon_is_ready(
+    rankd: Start, tmp_path: Path
+) -> None:
+    script = f"""
+import os, signal, sys
+if os.environ["RANK"] == "3" and not os.path.exists({str(tmp_path / "good")!r}): sys.exit(3)
+signal.pause()
+"""
+    restart = {"scope": "worker", "max_restarts": -1, "backoff": {"initial": "500ms", "factor": 1, "jitter": 0.0}}
+    port = free_port()
+    health = table("health", listen=["127.0.0.1:0"], agent_check=f"127.0.0.1:{port}")
+    config = table("daemon", drain_delay="2s") + health + group("job", python(script), workers=4, restart=restart)
+    daemon = rankd(config)
+    assert daemon.wait_for("health.listening")["agent_check"] == [f"127.0.0.1:{port}"]
+    daemon.wait_for("group.degraded")
+    backend = server(daemon, f"weight 100 agent-check agent-port {port} agent-inter 100ms")
+    with haproxy(tmp_path, backend) as proxy:
+        proxy.until("one", weight="75")
+        (tmp_path / "good").touch()
+        proxy.until("one", weight="100")
+        daemon.signal()
+        proxy.until("one", status="DRAIN (agent)")
+        assert daemon.wait() == 0
+        rankd(config)
+        proxy.until("one", status="no check")  # which is up, of a server without a check of its own
+
+
+def test_no_client_is_failed_while_one_of_two_daemons_drains_stops_and_comes_back(rankd: Start, tmp_path: Path) -> None:
+    def start(worker_port: int, health_port: int) -> Rankd:
+        health = table("health", listen=[f"127.0.0.1:{health_port}"])
+        job = group("web", [sys.executable, "-u", "-c", SERVER, str(worker_port)])
+        daemon = rankd(table("daemon", drain_delay="1s") + health + job)
+        daemon.until("/readyz", 200)
+        return daemon
+
+    ports = [(free_port(), free_port()) for _ in range(2)]
+    daemons = [start(*pair) for pair in ports]
+    servers = "\n".join(
+        f"server {name} 127.0.0.1:{worker} check port {health} {EVERY}"
+        for name, (worker, health) in zip(("one", "two"), ports, strict=True)
+    )
+    with haproxy(tmp_path, f"option httpchk GET /readyz\n{servers}") as proxy, Clients(proxy.port) as clients:
+        for name in ("one", "two"):
+            proxy.until(name, status="UP", check_status="L7OK")
+        clients.until_answered(50)
+        daemons[0].signal()
+        proxy.until("one", status="DOWN")
+        assert daemons[0].wait() == 0
+        clients.until_answered(50)
+        start(*ports[0])
+        proxy.until("one", status="UP")
+        before = int(proxy.server("one")["stot"])
+        clients.until_answered(50)
+        assert int(proxy.server("one")["stot"]) > before, "it is back in service"
+    assert not clients.failures
+
+
+class Clients:
+    """Four clients that ask one request after the other; each answer but 200 is a failure."""
+
+    def __init__(self, port: int) -> None:
+        self.failures: list[str] = []
+        self._port = port
+        self._answered = 0
+        self._more = threading.Condition()
+        self._done = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(4)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def until_answered(self, more: int) -> None:
+        """Wait for so many further answers."""
+        with self._more:
+            goal = self._answered + more
+            assert self._more.wait_for(lambda: self._answered >= goal, 30), self.failures
+
+    def _ask(self) -> None:
+        while not self._done.is_set():
+            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+            try:
+                connection.request("GET", "/")
+                status = connection.getresponse().status
+                if status != 200:
+                    self.failures.append(str(status))
+            except OSError as error:
+                self.failures.append(repr(error))
+            finally:
+                connection.close()
+            with self._more:
+                self._answered += 1
+                self._more.notify_all()

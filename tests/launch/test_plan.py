@@ -1,0 +1,300 @@
+"""What each flag and variable does to the plan."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+
+import pytest
+
+from supervisor.launch.plan import launch_of
+from supervisor.launch.refused import WrongUsage
+from supervisor.plan import Rung, Streams, attempts_dir, torch_macros
+from tests.launch.commands import PLACES, group, launch, parsed, plan
+
+UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+# ---- what runs
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "command"),
+    [
+        ([], {}, [sys.executable, "-u", "train.py"]),
+        (["-m"], {}, [sys.executable, "-u", "-m", "train.py"]),
+        ([], {"PYTHON_EXEC": "/opt/python"}, ["/opt/python", "-u", "train.py"]),
+        (["--no-python"], {}, ["train.py"]),
+        (["--no-python", "--run-path"], {"PYTHON_EXEC": "/opt/python"}, [sys.executable, "-c", ..., "train.py"]),
+    ],
+)
+def test_the_script_is_run_as_torchrun_would(words: list[str], environ: dict[str, str], command: list[object]) -> None:
+    got = group(*words, environ=environ).command
+    assert [word if wanted is not ... else ... for word, wanted in zip(got, command, strict=True)] == command
+
+
+@pytest.mark.parametrize(
+    ("word", "becomes"),
+    [
+        ("--lr=${local_rank}", "--lr=3"),
+        ("$local_rank", "3"),
+        ("${RANK} ${unknown} ${local_ranks}", "${RANK} ${unknown} ${local_ranks}"),
+        ("$$ $${local_rank}", "$ ${local_rank}"),
+        ("100$", "100$"),
+    ],
+)
+def test_torchs_one_macro_is_replaced_and_nothing_else(word: str, becomes: str) -> None:
+    assert group().macros == "torch"
+    assert torch_macros(word, 3) == becomes
+
+
+def test_workers_are_so_many_as_asked_for() -> None:
+    assert group("--nproc-per-node", "12").workers == 12
+    assert group("--nproc-per-node", "cpu").workers == len(os.sched_getaffinity(0))
+    assert group("--nproc-per-node", "gpu", environ={"CUDA_VISIBLE_DEVICES": "2,5"}).workers == 2
+
+
+def test_the_role_names_the_group_where_it_can() -> None:
+    assert (group("--role", "ps").role, group("--role", "ps").name) == ("ps", "ps")
+    assert (group("--role", "a b").role, group("--role", "a b").name) == ("a b", "workers")
+
+
+def test_a_virtual_local_rank_is_handed_on() -> None:
+    assert group("--virtual-local-rank").virtual_local_rank
+    assert not group().virtual_local_rank
+
+
+# ---- who meets
+
+
+def test_alone_on_a_host_run_id_and_port_are_chosen() -> None:
+    for words in ([], ["--standalone", "--rdzv-id", "mine", "--rdzv-endpoint", "far:1"], ["--nnodes", "1:1"]):
+        assert re.fullmatch(UUID, plan(*words).run_id)
+        assert (group(*words).master_addr, group(*words).master_port) == ("localhost", 0)
+
+
+def test_c10d_on_one_host_has_the_run_id_it_is_given() -> None:
+    words = [
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "host-a:29400",
+        "--rdzv-id",
+        "job7",
+        "--local-addr",
+        "10.0.0.1",
+    ]
+    assert plan(*words).run_id == "job7"
+    assert (group(*words).master_addr, group(*words).master_port) == ("10.0.0.1", 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "addr", "port"),
+    [
+        (["--master-port", "1234"], "127.0.0.1", 1234),
+        (["--master-addr", "10.0.0.1", "--master-port", "1234"], "10.0.0.1", 1234),
+        (["--master-addr", "[::1]", "--master-port", "1234"], "::1", 1234),
+        (["--rdzv-endpoint", "host-a:99"], "host-a", 99),
+        (["--rdzv-endpoint", "[::1]:99", "--master-port", "1"], "::1", 99),
+    ],
+)
+def test_static_on_one_host_says_where_rank_0_listens(words: list[str], addr: str, port: int) -> None:
+    assert (group(*words).master_addr, group(*words).master_port) == (addr, port)
+    assert plan(*words, "--rdzv-id", "mine").run_id == "mine"
+
+
+# ---- when it fails or stops
+
+
+def test_restarts_are_the_whole_groups_at_once_and_counted_for_the_run() -> None:
+    rules = group("--max-restarts", "4").restart
+    assert (rules.policy, rules.scope, rules.max_restarts, rules.window) == ("on-failure", "group", 4, 0.0)
+    assert rules.backoff.initial == 0.0
+    assert group().restart.max_restarts == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "seconds"),
+    [
+        ([], {}, 30.0),
+        (["--shutdown-timeout", "5"], {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "7"}, 5.0),
+        ([], {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "7"}, 7.0),
+        (["--shutdown-timeout", "0"], {}, 0.0),
+    ],
+)
+def test_the_shutdown_timeout_is_how_long_workers_have(
+    words: list[str], environ: dict[str, str], seconds: float
+) -> None:
+    first, last = group(*words, environ=environ).stop.ladder
+    assert first == Rung(signal.SIGTERM, seconds)
+    assert last.signal == signal.SIGKILL
+
+
+def test_signals_to_handle_stop_the_job_and_workers_are_told_of_them() -> None:
+    found = plan("--signals-to-handle", "SIGUSR1, TERM")
+    assert set(found.stop_signals) == {signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+    assert found.as_job
+    (only,) = found.groups.values()
+    assert only.env == {"TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGUSR1, TERM"}
+    assert group().env == {"TORCHELASTIC_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGHUP,SIGQUIT"}
+
+
+# ---- what it writes
+
+
+@pytest.mark.parametrize(
+    ("text", "texts"), [("", ()), ("loss", ("loss",)), ("a,b c", ("a", "b c")), ("a,,b,c,,", ("a,b", "c,"))]
+)
+def test_filters_are_texts_with_commas_between_and_two_commas_for_one(text: str, texts: tuple[str, ...]) -> None:
+    logs = group("--duplicate-stdout-filters", text, "--duplicate_stderr_filters", "x").logs
+    assert (logs.duplicate_stdout_filters, logs.duplicate_stderr_filters) == (texts, ("x",))
+
+
+def test_workers_are_bound_to_the_cpus_that_their_binding_says() -> None:
+    ours = os.sched_getaffinity(0)
+    assert group().resources.cpus == ()
+    shares = group("--nproc-per-node", "1", "--numa-binding", "exclusive").resources.cpus
+    assert len(shares) == 1
+    assert shares[0] <= ours
+
+
+def test_streams_go_where_the_flags_say_for_local_ranks_of_any_length() -> None:
+    logs = group("-r", "3", "-t", "0:1,12:3", "--local-ranks-filter", "0,12").logs
+    assert (logs.redirects, logs.tee) == (Streams(3), Streams(0, {0: 1, 12: 3}))
+    assert logs.local_ranks_filter == {0, 12}
+    assert (group().logs.redirects, group().logs.tee) == (Streams(0), Streams(0)), "torchrun's default is the console"
+
+
+def test_without_a_place_for_logs_streams_go_to_the_console() -> None:
+    logs = group("-r", "3", "-t", "3", "--log-dir", "/dev/null").logs
+    assert (logs.redirects, logs.tee) == (Streams(0), Streams(0))
+
+
+@pytest.mark.parametrize(
+    ("template", "prefix"),
+    [
+        (None, "[${role_name}${local_rank}]:"),
+        ("<${role_name}|$rank|${local_rank}> ", "<${role_name}|${rank}|${local_rank}> "),
+        ("$$5 ${unknown} $", "$5 ${unknown} $"),
+        ("", ""),
+    ],
+)
+def test_the_prefix_template_is_pythons(template: str | None, prefix: str) -> None:
+    environ = {} if template is None else {"TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE": template}
+    assert group(environ=environ).logs.prefix == prefix
+
+
+def test_attempts_are_right_below_the_runs_directory() -> None:
+    assert attempts_dir(plan(), group()) == PLACES.run_dir
+    assert (plan().state_dir, plan().runtime_dir) == (PLACES.state_dir, PLACES.state_dir)
+
+
+@pytest.mark.parametrize(
+    ("name", "level"), [(None, "warning"), ("INFO", "info"), ("debug", "debug"), ("CRITICAL", "error"), ("", "warning")]
+)
+def test_loglevel_is_the_level_of_records(name: str | None, level: str) -> None:
+    assert plan(environ={} if name is None else {"LOGLEVEL": name}).log_level == level
+
+
+def test_health_is_served_on_torchelastics_port_and_nowhere_without_it() -> None:
+    assert plan().listen == ()
+    assert plan(environ={"TORCHELASTIC_HEALTH_CHECK_PORT": "8080"}).listen == (":8080",)
+
+
+# ---- what it says
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "word"),
+    [
+        (["--monitor-interval", "5"], {}, "--monitor-interval"),
+        ([], {"PET_MONITOR_INTERVAL": "5"}, "--monitor-interval"),
+        (["--standalone", "--node-rank", "1"], {}, "--node-rank"),
+        (["--standalone", "--master-port", "1"], {}, "--master-port"),
+    ],
+)
+def test_what_has_no_effect_is_said_to_have_none(words: list[str], environ: dict[str, str], word: str) -> None:
+    (note,) = launch(*words, environ=environ).notes
+    assert word in note
+    assert launch(*words, environ=environ | {"LOGLEVEL": "ERROR"}).notes == ()
+
+
+def test_several_workers_without_omp_num_threads_are_told_of_it() -> None:
+    found = parsed("--nproc-per-node", "2", "train.py")
+    (note,) = launch_of(found, {}, "host-a").notes
+    assert "OMP_NUM_THREADS" in note
+    assert launch_of(found, {"OMP_NUM_THREADS": "1"}, "host-a").notes == ()
+    assert launch_of(parsed("train.py"), {}, "host-a").notes == ()
+
+
+# ---- what it refuses
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "said"),
+    [
+        (["--nnodes", "2"], {}, "--nnodes 2: .*one host.*torchrun"),
+        (["--nnodes", "1:4", "--rdzv-backend", "c10d"], {}, "--nnodes 1:4: .*torchrun"),
+        (["--standalone", "--nnodes", "2"], {}, "--nnodes 2: .*torchrun"),
+        (["--nnodes", "0"], {}, "--nnodes 0: .*MIN:MAX"),
+        (["--nnodes", "3:2"], {}, "--nnodes 3:2: .*MIN:MAX"),
+        (["--nnodes", "1:2:3"], {}, "--nnodes 1:2:3: .*MIN:MAX"),
+        (["--rdzv-backend", "etcd"], {}, "--rdzv-backend etcd: .*--standalone"),
+        (["--rdzv-backend", "etcd-v2"], {}, "--rdzv-backend etcd-v2: .*--standalone"),
+        (["--rdzv-backend", "mine"], {}, "--rdzv-backend mine: .*torch.*allowed: c10d, static"),
+        (["--rdzv-endpoint", "host-a"], {}, "--rdzv-endpoint host-a: .*HOST:PORT"),
+        (["--master-port", "70000"], {}, "MASTER_PORT 70000"),
+        (["--master-port", "1", "--node-rank", "1"], {}, "--node-rank 1"),
+        (["--rdzv-backend", "c10d", "--rdzv-id", "a/b"], {}, "--rdzv-id 'a/b'"),
+        (["--rdzv-conf", "join_timeout"], {}, "--rdzv-conf: 'join_timeout'"),
+        (["--rdzv-conf", "a=1,"], {}, "--rdzv-conf: ''"),
+        (["--rdzv-conf", "is_host=false"], {}, "--rdzv-conf: is_host"),
+        (["--nproc-per-node", "0"], {}, "--nproc-per-node: .*at least 1"),
+        (["--nproc-per-node", "hpu"], {}, "--nproc-per-node: 'hpu'.*auto, cpu, gpu, xpu"),
+        (["--nproc-per-node", "gpu"], {"CUDA_VISIBLE_DEVICES": ""}, "--nproc-per-node: gpu: CUDA_VISIBLE_DEVICES=''"),
+        (["--max-restarts", "-1"], {}, "--max-restarts -1"),
+        (["--shutdown-timeout", "-1"], {}, "--shutdown-timeout: -1 is negative"),
+        ([], {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "soon"}, "--shutdown-timeout: .*soon"),
+        (["--signals-to-handle", "SIGNOPE"], {}, "--signals-to-handle: .*SIGNOPE"),
+        (["--signals-to-handle", "SIGKILL"], {}, "--signals-to-handle: signal 9"),
+        (["--redirects", "4"], {}, "--redirects: "),
+        (["--tee", "0:1,"], {}, "--tee: "),
+        (["--local-ranks-filter", "0-3"], {}, "--local-ranks-filter: '0-3'"),
+        (["--no-python", "-m"], {}, "--no-python and --module"),
+        (["--run-path", "--start-method", "fork"], {}, "--start-method fork"),
+        (["--logs-specs", "mine"], {}, "--logs-specs mine: .*torch"),
+        ([], {"LOGLEVEL": "LOUD"}, "LOGLEVEL: 'LOUD'"),
+        ([], {"TORCHELASTIC_HEALTH_CHECK_PORT": "http"}, "TORCHELASTIC_HEALTH_CHECK_PORT: 'http'"),
+        (["--nproc-per-node=1000", "--numa-binding=exclusive"], {}, "--numa-binding: NUMA node 0 has"),
+        (["--event-log-handler", "kafka"], {}, "--event-log-handler kafka: .*console"),
+        ([], {"TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT": "60"}, "TORCHELASTIC_UNINTERRUPTIBLE.*: .*unset"),
+    ],
+)
+def test_what_cannot_be_had_is_refused_with_words(words: list[str], environ: dict[str, str], said: str) -> None:
+    with pytest.raises(WrongUsage) as wrong:
+        launch(*words, environ=environ)
+    assert wrong.value.exit_code == 64
+    assert re.match(said, str(wrong.value)), wrong.value
+    assert len(str(wrong.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "environ"),
+    [
+        (["--event-log-handler", "dynamic_rendezvous", "--logs-specs", "default", "--start-method", "fork"], {}),
+        (["--rdzv-conf", " join_timeout = 600 , is_host=1"], {}),
+        ([], {"TORCHELASTIC_ENABLE_FILE_TIMER": "0", "TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT": "off"}),
+    ],
+)
+def test_what_changes_nothing_on_one_host_is_taken(words: list[str], environ: dict[str, str]) -> None:
+    assert launch(*words, environ=environ).notes == ()
+
+
+def test_all_reasons_are_told_at_once() -> None:
+    with pytest.raises(WrongUsage) as wrong:
+        launch("--nnodes", "2", "--tee", "9", "--max-restarts", "-3")
+    assert [line.removeprefix("rankd: ").split()[0] for line in str(wrong.value).splitlines()] == [
+        "--nnodes", "--tee:", "--max-restarts",
+    ]  # fmt: skip

@@ -1,0 +1,96 @@
+"""torchelastic's own words for what happens: its event records and its metrics."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from supervisor.core.groups import Groups
+from supervisor.core.messages import ErrorReport
+from supervisor.plan import RestartRules
+from supervisor.report.torchelastic import TorchElastic
+from tests.stories.story import Happening, Story, asked_to_stop, exited, gone, job, killed, running
+
+
+class Told:
+    """A story, and what is told of it in torch's words."""
+
+    def __init__(self, story: Story) -> None:
+        self.story = story
+        self.lines: list[bytes] = []
+        self.metrics: list[bytes] = []
+        self.teller = TorchElastic(
+            story.state.plan, lambda: self.state().groups, events=self.lines.append, metrics=self.metrics.append
+        )
+
+    def state(self) -> Groups:
+        return self.story.state
+
+    def happen(self, at: float, *happenings: Happening) -> None:
+        for one in happenings:
+            self.story.happen(at, one)
+            for event in self.story.said:
+                self.teller.observe(event)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines]
+
+    def states(self) -> list[tuple[str, str, int | None]]:
+        told = [(one["source"], one["metadata"]) for one in self.records]
+        return [(source, metadata["state"], metadata["global_rank"]) for source, metadata in told]
+
+    def put(self) -> dict[str, str]:
+        lines = b"".join(self.metrics).decode().splitlines()
+        return dict(line.partition("]: ")[2].split("=") for line in lines)
+
+
+def test_a_run_that_recovers_has_an_event_for_every_end() -> None:
+    told = Told(running(job(workers=2)))
+    error = ErrorReport("ValueError: nan", "Traceback ...", 1795349042)
+    told.happen(5.0, exited(1, 3, error=error), gone(1), killed(0, 15), gone(0))
+    assert told.states() == [("WORKER", "FAILED", 1), ("WORKER", "TERMINATED", 0)]
+    failed = told.records[0]["metadata"]
+    assert json.loads(failed["raw_error"]) == {
+        "message": {
+            "message": "ValueError: nan",
+            "extraInfo": {"py_callstack": "Traceback ...", "timestamp": "1795349042"},
+        }
+    }
+    assert json.loads(failed["metadata"]) == {
+        "group_world_size": 1, "entry_point": "job", "local_rank": 1, "role_rank": 1, "role_world_size": 2,
+        "exit_code": 3, "worker_pid": 1001,
+    }  # fmt: skip
+    assert failed["agent_restarts"] == 1
+    assert told.put()["workers.job.remaining_restarts"] == "2"
+    assert told.put()["workers.job.unhealthy"] == "1"
+
+
+def test_a_run_that_fails_is_accounted_for_as_torch_does() -> None:
+    told = Told(running(job(restart=RestartRules(max_restarts=0))))
+    told.happen(5.0, exited(0, 3), gone(0))
+    assert told.states() == [("WORKER", "FAILED", 0), ("AGENT", "FAILED", None)]
+    account = {name: value for name, value in told.put().items() if name.startswith("workers.")}
+    assert account == {
+        "workers.job.remaining_restarts": "0", "workers.job.failed": "1", "workers.job.flakiness": "100",
+        "workers.job.run_total": "1", "workers.job.run_success_with_retries": "0",
+        "workers.job.run_success_no_retries": "0", "workers.job.run_failed_with_retries": "0",
+        "workers.job.run_failed_no_retries": "1",
+    }  # fmt: skip
+
+
+def test_a_success_without_retries_is_not_flaky() -> None:
+    told = Told(running(job(workers=2, restart=RestartRules(max_restarts=3))))
+    told.happen(5.0, exited(0), exited(1), gone(0), gone(1))
+    assert told.states() == [("WORKER", "SUCCEEDED", 0), ("WORKER", "SUCCEEDED", 1), ("AGENT", "SUCCEEDED", None)]
+    put = told.put()
+    assert (put["workers.job.flakiness"], put["workers.job.run_success_no_retries"]) == ("0", "1")
+    assert put["SimpleElasticAgent.run.success"] == "1"
+
+
+def test_a_run_that_is_called_off_has_failed_in_torchs_words_and_is_not_accounted_for() -> None:
+    told = Told(running(job()))
+    told.happen(5.0, asked_to_stop(), exited(0), gone(0))
+    assert told.states() == [("WORKER", "TERMINATED", 0), ("AGENT", "FAILED", None)]
+    assert "workers.job.run_total" not in told.put()
+    assert told.put()["workers.job.stopped"] == "1"
