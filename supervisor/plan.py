@@ -52,6 +52,7 @@ class WatchdogRules:
 
     ``boot``: from its start to its first word. ``start_timeout``: from its start to READY=1. ``heartbeat``: between
     two WATCHDOG=1. ``out_of_section``: with no section open. ``stopping``: from STOPPING=1 to its end.
+    ``uninterruptible``: in a sleep that no signal ends; who is, is not healthy.
     ``timer_file``: torch's timers are taken, from a pipe at ``timer_path`` if that is not empty. ``notify``: so are
     words by sd_notify(3).
     """
@@ -64,6 +65,7 @@ class WatchdogRules:
     heartbeat: float = 0.0
     out_of_section: float = 0.0
     stopping: float = 0.0
+    uninterruptible: float = 0.0
     sections: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -16,10 +16,20 @@ from supervisor import clock
 from supervisor.core import events, watchdog
 from supervisor.core.events import Event, Who
 from supervisor.core.health import Snapshot, WorkerView
-from supervisor.core.messages import Input, Worker, WorkerExited, WorkerReady, WorkerSilent, WorkerStarted
+from supervisor.core.messages import (
+    Input,
+    Worker,
+    WorkerExited,
+    WorkerHeld,
+    WorkerLetGo,
+    WorkerReady,
+    WorkerSilent,
+    WorkerStarted,
+)
 from supervisor.core.timers import TimerExpired
 from supervisor.core.watchdog import Expired
 from supervisor.host.proc import Process
+from supervisor.host.sleepers import Sleepers
 from supervisor.host.spawn import Identity, NotStarted
 from supervisor.host.vigil import Vigil
 from supervisor.plan import DaemonPlan, GroupPlan
@@ -50,6 +60,11 @@ class Vigils:
         self._tell = tell
         self._pids: dict[tuple[str, Worker], int] = {}
         self._vigils: dict[str, Vigil] = {}
+        self._sleepers = {
+            group.name: self._look_for_sleepers(group.name, group.watchdog.uninterruptible)
+            for group in plan.groups.values()
+            if group.watchdog.uninterruptible
+        }
         self._jumped_at = float("-inf")
         watched = [group for group in plan.groups.values() if group.watchdog.timer_file or group.watchdog.notify]
         self._directory = _own_directory(plan.runtime_dir) if watched else None
@@ -68,15 +83,20 @@ class Vigils:
 
     def observe(self, group: str, input: Input) -> None:
         """Something has happened to a worker: it is under watch from its start to its end."""
-        vigil = self._vigils.get(group)
-        if vigil is None:
-            return
+        vigil, sleepers = self._vigils.get(group), self._sleepers.get(group)
         match input:
             case WorkerStarted(worker, pid):
                 self._pids[group, worker] = pid
-                vigil.started(worker, pid)
+                if vigil is not None:
+                    vigil.started(worker, pid)
+                if sleepers is not None:
+                    sleepers.started(worker, pid)
             case WorkerExited(worker):
-                vigil.ended(worker, self._pids.pop((group, worker), 0))
+                pid = self._pids.pop((group, worker), 0)
+                if vigil is not None:
+                    vigil.ended(worker, pid)
+                if sleepers is not None:
+                    sleepers.ended(worker)
 
     def with_words(self, snapshot: Snapshot) -> Snapshot:
         """With what the workers have said of themselves."""
@@ -94,6 +114,8 @@ class Vigils:
 
     def close(self) -> None:
         """Watch nobody, and leave no door behind. Idempotent."""
+        for sleepers in self._sleepers.values():
+            sleepers.close()
         for vigil in self._vigils.values():
             vigil.close()
         if self._directory is not None:
@@ -122,6 +144,13 @@ class Vigils:
             ready=lambda worker: self._post(group.name, WorkerReady(worker)),
             stood_still=self._stood_still,
             user=user,
+        )
+
+    def _look_for_sleepers(self, group: str, limit: float) -> Sleepers:
+        return Sleepers(
+            limit,
+            lambda worker, pid, details: self._post(group, WorkerHeld(worker, pid, limit, details)),
+            lambda worker: self._post(group, WorkerLetGo(worker)),
         )
 
     def _found(self, group: str, worker: Worker, expired: Expired) -> None:

@@ -233,6 +233,9 @@ class Watchdog(Table):
     sections: dict[SectionName, Duration] = key({}, "The longest that a section of that name may last.")
     out_of_section: Duration = key("0s", "The longest time with no section open, from the first word on.")
     stopping: Duration = key("0s", "From STOPPING=1 to the worker's end.")
+    uninterruptible: Duration = key(
+        "0s", "In uninterruptible sleep (state D) for so long a worker is not healthy. Looked at four times within it."
+    )
 
 
 class Rotate(Table):

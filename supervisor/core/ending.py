@@ -38,7 +38,7 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     running = group.phase in (Phase.STARTING, Phase.RUNNING)
     turn.put(
         Slot(worker, now, slot.pid, status),
-        ready=group.ready - (running and slot.is_ready),
+        ready=group.ready - (running and slot.is_healthy),
         ended=group.ended.put(worker.rank, Ended(worker, now, slot.pid, status, by, success, words, exited.returned)),
     )
     after = f"{words} after {ran_for:.1f} s"

@@ -149,6 +149,18 @@ def worker_silent(at: float, who: Who, pid: int, by: SilentBy, reason: str, sign
     return Event(name, "error", at, f"rank {who.rank} {reason}: sent {signal_name(signal)}", who.group, fields)
 
 
+def worker_uninterruptible(at: float, who: Who, pid: int, limit: float, details: str, *, over: bool) -> Event:
+    """``pid``: the process of the worker's that sleeps; ``details``: where, as far as that can be read."""
+    words = (
+        "is out of its uninterruptible sleep"
+        if over
+        else f"has been in uninterruptible sleep for longer than {limit:g} s: {details}"
+    )
+    fields = {**_of(who), "pid": pid, "limit_ms": ms(limit), "error": details, "over": over}
+    level: Level = "info" if over else "error"
+    return Event("worker.uninterruptible", level, at, f"rank {who.rank} {words}", who.group, fields)
+
+
 def timer_reported(at: float, who: Who, pid: int, reason: str) -> Event:
     """A timer that has signal 0: its worker is told of, and goes on."""
     return Event(

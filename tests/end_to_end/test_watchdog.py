@@ -14,6 +14,7 @@ from tests.end_to_end.configs import group, python
 from tests.end_to_end.conftest import Start
 from tests.end_to_end.launching import launch
 from tests.end_to_end.rankd import ROOT, Rankd, until
+from tests.host.held import HOLD, held_for, let_go
 
 pytestmark = pytest.mark.end_to_end
 
@@ -130,6 +131,24 @@ if not first:
     assert daemon.all("worker.ready", attempt=ready["attempt"])
     daemon.until("/readyz", 200)
     until(lambda: daemon.http("/status").json["groups"]["job"]["workers"][0].get("progress") == 17, "progress")
+    assert daemon.stop() == 0
+
+
+def test_a_worker_that_the_kernel_holds_is_not_healthy_until_it_is_let_go(rankd: Start, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    command = [*held_for(fifo, 1)[:2], f"{HOLD}\nhold({str(fifo)!r})\nimport signal\nsignal.pause()\n"]
+    daemon = rankd(group("job", command, workers=1, watchdog={"uninterruptible": "400ms"}))
+    held = daemon.wait_for("worker.uninterruptible")
+    assert (held["rank"], held["pid"]) == (0, daemon.wait_for("worker.started")["pid"])
+    assert ", D" in held["error"]
+    daemon.wait_for("group.degraded")
+    assert daemon.http("/readyz").status == 503
+    assert daemon.http("/status").json["groups"]["job"]["workers"][0]["state"] == "uninterruptible"
+    let_go(fifo)
+    daemon.wait_for("worker.uninterruptible", over=True)
+    daemon.wait_for("group.ready", count=2)
+    daemon.until("/readyz", 200)
+    assert not daemon.all("worker.exited")
     assert daemon.stop() == 0
 
 
