@@ -47,6 +47,17 @@ class RestartRules:
 
 
 @dataclass(frozen=True, slots=True)
+class DumpRules:
+    """More evidence of a worker that hangs, before it is ended: a signal (its number; 0: none) upon which workers write
+    to stderr what they do, and a command, whose words may name ``${pid}``, ``${rank}`` and ``${local_rank}``. For each
+    worker of the group, and all of it within ``wait`` seconds."""
+
+    signal: int = 0
+    command: tuple[str, ...] = ()
+    wait: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class WatchdogRules:
     """How long a worker may be silent, in seconds; 0: for ever. ``sections`` are limits by the section's name.
 
@@ -67,6 +78,7 @@ class WatchdogRules:
     stopping: float = 0.0
     uninterruptible: float = 0.0
     sections: Mapping[str, float] = field(default_factory=dict)
+    dump: DumpRules = DumpRules()
 
 
 @dataclass(frozen=True, slots=True)

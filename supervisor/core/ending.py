@@ -45,8 +45,8 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     if not success and by != "daemon":
         turn.events.append(
             events.worker_failed(
-                now, turn.who(worker), after, root_cause=running, pid=slot.pid, status=status, exit_code=status.code,
-                stderr_tail=exited.stderr_tail, error=exited.error,
+                now, turn.who(worker), after, root_cause=running, by=by, pid=slot.pid, status=status,
+                exit_code=status.code, stderr_tail=exited.stderr_tail, error=exited.error,
                 evidence=slot.silence.evidence if slot.silence is not None else "",
             )
         )  # fmt: skip

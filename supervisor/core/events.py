@@ -100,7 +100,7 @@ def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran
 
 
 def worker_failed(
-    at: float, who: Who, reason: str, *, root_cause: bool,
+    at: float, who: Who, reason: str, *, root_cause: bool, by: By = "itself",
     pid: int | None = None, status: ExitStatus | None = None, exit_code: int | None = None, stderr_tail: str = "",
     error: ErrorReport | None = None, evidence: str = "",
 ) -> Event:  # fmt: skip
@@ -108,7 +108,7 @@ def worker_failed(
 
     ``evidence``: the file with what was seen of it and its peers before it was ended.
     """
-    fields: dict[str, Any] = {**_of(who), "root_cause": root_cause}
+    fields: dict[str, Any] = {**_of(who), "root_cause": root_cause, "by": by}
     if pid is not None:
         fields["pid"] = pid
     if status is not None and status.signal is not None:
@@ -159,6 +159,15 @@ def worker_uninterruptible(at: float, who: Who, pid: int, limit: float, details:
     fields = {**_of(who), "pid": pid, "limit_ms": ms(limit), "error": details, "over": over}
     level: Level = "info" if over else "error"
     return Event("worker.uninterruptible", level, at, f"rank {who.rank} {words}", who.group, fields)
+
+
+def worker_dumped(at: float, who: Who, evidence: str, why: str) -> Event:
+    """What it and its peers did is in the file ``evidence``; with ``why`` it could not be written."""
+    words = f"rank {who.rank}: what it and its peers did is {'not written to' if why else 'in'} {evidence}"
+    fields = {**_of(who), "evidence": evidence, **({"error": why} if why else {})}
+    return Event(
+        "worker.dumped", "warning" if why else "info", at, f"{words}{f': {why}' if why else ''}", who.group, fields
+    )
 
 
 def timer_reported(at: float, who: Who, pid: int, reason: str) -> Event:

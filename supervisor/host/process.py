@@ -403,6 +403,14 @@ class Processes:
         run = self._by_tree.get(tree) if tree is not None else None
         return run.worker if run is not None and run.group == group else None
 
+    def last_lines(self, group: str, worker: Worker) -> str:
+        """The end of what it has written to stderr so far, as far as that can be had."""
+        run = self._runs.get((group, worker))
+        if run is None:
+            return ""
+        run.attached.drain()
+        return run.attached.stderr_tail()
+
     def remains(self, group: str, worker: Worker) -> str:
         """What is left of a worker, in words: pid, name, state, wait channel and kernel stack of each."""
         run = self._runs.get((group, worker))

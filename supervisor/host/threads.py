@@ -37,7 +37,9 @@ class Thread(NamedTuple):
 def threads(pid: int) -> Iterator[Thread]:
     """The threads of that process, its main one first; none if it has ended."""
     for tid in _tids(pid):
-        seen = read_process(tid)
+        seen = None
+        with suppress(OSError):  # short of descriptors: it is as if it were not there
+            seen = read_process(tid)
         if seen is not None:
             yield Thread(pid, seen)
 
