@@ -17,6 +17,9 @@ WORKER = "rankd.worker."
 WITHIN = 10.0
 """Seconds that what an earlier daemon left in a group has to be gone after SIGKILL."""
 
+_UNLOCKED = 2.0  # seconds in which the lock of a daemon that has died is free
+_LOOK_EVERY = 0.01
+
 
 class Ground:
     """The group that was delegated to us, divided: we live in ``DAEMON``, each worker in a leaf of its own."""
@@ -89,10 +92,17 @@ def leaves(ground: str) -> list[str]:
 
 def end_leaves(ground: str) -> Ended:
     """Kill what a dead daemon's workers have left in its group; nothing, if another daemon lives there by now."""
-    try:
-        held = _hold(f"{ground}/{DAEMON}")
-    except OSError:
-        return Ended()
+    give_up_at = time.monotonic() + _UNLOCKED
+    while True:
+        try:
+            held = _hold(f"{ground}/{DAEMON}")
+            break
+        except BlockingIOError:  # the next daemon, or what the dead one was just forking: it has the lock until exec(2)
+            if time.monotonic() >= give_up_at:
+                return Ended()
+            time.sleep(_LOOK_EVERY)
+        except OSError:
+            return Ended()
     try:
         return _end_all(leaves(ground))
     finally:

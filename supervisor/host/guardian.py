@@ -39,6 +39,7 @@ TRIES = 5
 STEADY = 60.0
 
 _PATIENCE = 2.0  # seconds for it to come up and to go, beside its work
+_DYING = 1.0  # seconds from its first closed file to the end of a process; a ward that closes our pipe itself lives on
 _PAUSE = 0.1  # seconds, doubled with each try
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _PROGRAM = (
@@ -197,6 +198,9 @@ def _outlive(ward: Daemon) -> None:
         poll.register(0, select.POLLIN)
         poll.register(pidfd, select.POLLIN)
         poll.poll()
+        # The pipe may be closed before the other files of one that dies, of which one is the lock on its control group
+        poll.unregister(0)
+        poll.poll(_DYING * 1000)
         os.close(pidfd)
 
 

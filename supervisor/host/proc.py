@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal as signals
+import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import NamedTuple
@@ -19,6 +20,11 @@ NOT_CONTINUED = frozenset(
 
 OUT_OF_REACH: tuple[type[OSError], ...] = (ProcessLookupError, PermissionError)
 """It has ended, or has become another user's: a stop that does not come true is noticed, and said, by its deadline."""
+
+
+_EXEC = 0.05  # seconds at most that exec(2) is waited for
+_START_CODE, _ENV_START, _ENV_END = 26 - 3, 50 - 3, 51 - 3  # proc_pid_stat(5), counted from behind pid and name
+_NOT_FOR_US = b"1"  # as the start of the code, where we may not see it
 
 
 class Process(NamedTuple):
@@ -122,11 +128,25 @@ def inherited(pid: int, name: str) -> str:
     """The variable as it was at exec(2); empty if there was none, if it is written over, or if we may not read it."""
     environment = b""
     with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-        for _ in range(3):
+        give_up_at = 0.0
+        while True:
             with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
                 environment = file.readall()
-            if environment:
+            if environment or _has_none(pid):
                 break
-            os.sched_yield()  # in the midst of exec(2) there is none for a moment
+            now = time.monotonic()
+            give_up_at = give_up_at or now + _EXEC
+            if now >= give_up_at:
+                break
+            time.sleep(_EXEC / 64)
     _, _, rest = (b"\0" + environment).partition(f"\0{name}=".encode())
     return rest.partition(b"\0")[0].decode("ascii", "replace")
+
+
+def _has_none(pid: int) -> bool:
+    """Whether the process has no environment, for good or for us: not just for now, in the midst of exec(2)."""
+    with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+        fields = file.read(4096).rpartition(b")")[2].split()
+    if fields[0] in b"ZX" or fields[_START_CODE] == _NOT_FOR_US:
+        return True
+    return fields[_ENV_START] == fields[_ENV_END] != b"0"

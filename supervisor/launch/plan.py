@@ -19,7 +19,6 @@ from supervisor.launch.rendezvous import meeting
 from supervisor.plan import (
     STOP_SIGNALS,
     Backoff,
-    Binding,
     DaemonPlan,
     GroupPlan,
     LogRules,
@@ -47,8 +46,8 @@ _RUN_PATH = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run
 _NOT_TO_BE_CAUGHT = frozenset({SIGKILL, SIGSTOP, SIGCHLD})
 _QUIET: Level = "warning"
 _NOWHERE: tuple[str, ...] = ()
-_ANYWHERE: tuple[frozenset[int], ...] = ()
 _NONE: frozenset[int] = frozenset()
+_ANYWHERE: tuple[frozenset[int], ...] = ()
 _LEVELS: Mapping[str, Level] = {
     "NOTSET": "debug", "DEBUG": "debug", "INFO": "info", "WARNING": "warning", "WARN": "warning",
     "ERROR": "error", "CRITICAL": "error", "FATAL": "error",
@@ -85,8 +84,8 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
     tee = read("--tee", lambda: values.streams(flags.tee), Streams())
     if not keeps_logs(flags.log_dir):
         redirects = tee = Streams()
-    bound = read("--numa-binding", lambda: _bound(flags.numa_binding, workers, environ), _ANYWHERE)
     shown = read("--local-ranks-filter", lambda: _ranks(flags.local_ranks_filter), _NONE)
+    cpus = read("--numa-binding", lambda: _cpus(flags, workers, environ), _ANYWHERE)
     level = read("LOGLEVEL", lambda: _level(environ), _QUIET)
     listen = read("TORCHELASTIC_HEALTH_CHECK_PORT", lambda: _listen(environ), _NOWHERE)
     if flags.max_restarts < 0:
@@ -107,10 +106,9 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
                 tee,
                 _prefix(environ),
                 shown,
-                _texts(flags.duplicate_stdout_filters),
-                _texts(flags.duplicate_stderr_filters),
+                duplicate_stdout_filters=_texts(flags.duplicate_stdout_filters),
+                duplicate_stderr_filters=_texts(flags.duplicate_stderr_filters),
             ),
-            resources=Resources(cpus=bound),
             watchdog=_watchdog(environ),
             env={"TORCHELASTIC_SIGNALS_TO_HANDLE": flags.signals_to_handle},
             virtual_local_rank=flags.virtual_local_rank,
@@ -120,6 +118,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
             run_dir=places.run_dir,
             restart=RestartRules(max_restarts=flags.max_restarts, backoff=Backoff(initial=0.0)),
             stop=StopRules((Rung(int(SIGTERM), float(patience)), Rung(int(SIGKILL), LAST_WAIT))),
+            resources=Resources(cpus=cpus),
         )
         return DaemonPlan(
             name="rankd",
@@ -136,7 +135,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
             torchelastic_events="console" if flags.event_log_handler == "console" else "",
         )
 
-    notes += _notes(flags, workers, environ)
+    notes += _notes(flags, workers, tee, environ)
     return Launch(met.run_id, stop_signals, tuple(notes) if level != "error" else (), plan)
 
 
@@ -163,17 +162,18 @@ def _impossible(flags: Namespace) -> list[str]:
             f"(allowed: {', '.join(EVENT_LOG_HANDLERS)})"
         )
     if flags.logs_specs not in (None, "default"):
-        wrong.append(
-            f"--logs-specs {flags.logs_specs}: a LogsSpecs class is a part of torch, which rankd does not load "
-            "(allowed: default; --log-dir, --redirects and --tee say where logs go)"
-        )
+        wrong.append(f"--logs-specs {flags.logs_specs}: {refused.logs_specs(flags.logs_specs)}")
     return wrong
 
 
-def _notes(flags: Namespace, workers: int, environ: Mapping[str, str]) -> list[str]:
+def _notes(flags: Namespace, workers: int, tee: Streams, environ: Mapping[str, str]) -> list[str]:
     notes = []
     if flags.monitor_interval is not None:
         notes.append("--monitor-interval is not needed: the end of a worker is seen when it happens")
+    for name, bit in (("stdout", 1), ("stderr", 2)):
+        teed = any(tee[rank] & bit for rank in range(workers))
+        if getattr(flags, f"duplicate_{name}_filters") is not None and not teed:
+            notes.append(f"--duplicate-{name}-filters has no effect: --tee copies no {name} to look at")
     if workers > 1 and "OMP_NUM_THREADS" not in environ:
         notes.append(
             "OMP_NUM_THREADS is set to 1 for each worker, so that they do not crowd this host; "
@@ -222,17 +222,22 @@ def _watchdog(environ: Mapping[str, str]) -> WatchdogRules:
     )
 
 
-def _texts(text: str) -> tuple[str, ...]:
-    """Texts with commas between; two commas are one in a text (torch.distributed.run, ``comma_separated_list``)."""
-    return tuple(part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")) if text else ()
+def _texts(given: str | None) -> tuple[str, ...]:
+    """What torchrun takes it for (torch.distributed.run, ``comma_separated_list``): an empty text is in every line."""
+    if given is None:
+        return ()
+    return tuple(text.replace("\0", ",") for text in given.replace(",,", "\0").split(","))
 
 
-def _bound(how: Binding | None, workers: int, environ: Mapping[str, str]) -> tuple[frozenset[int], ...]:
-    if how is None:
-        return _ANYWHERE
+def _cpus(flags: Namespace, workers: int, environ: Mapping[str, str]) -> tuple[frozenset[int], ...]:
+    if flags.numa_binding is None:
+        return ()
     from supervisor.host.topology import bind_workers  # noqa: PLC0415 - most launches do not bind
 
-    return bind_workers(how, workers, environ, os.sched_getaffinity(0))
+    try:
+        return bind_workers(flags.numa_binding, workers, environ, os.sched_getaffinity(0))
+    except ValueError as error:
+        raise ValueError(f"{flags.numa_binding} is not possible here: {error}") from None
 
 
 def _level(environ: Mapping[str, str]) -> Level:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.host.topology import bind_workers
 from tests.end_to_end.launching import COMMAND, environment, launch, launched, tree
 from tests.end_to_end.rankd import PATIENCE, until
 
@@ -23,8 +24,9 @@ pytestmark = pytest.mark.end_to_end
 
 SAYS = """
 import os, sys
-print("rank", os.environ["RANK"], *sys.argv[1:])
-print("err of rank", os.environ["RANK"], file=sys.stderr)
+# each line at once, for under -u print() writes word by word, and several ranks may share a pipe
+sys.stdout.write(" ".join(["rank", os.environ["RANK"], *sys.argv[1:]]) + "\\n")
+sys.stderr.write("err of rank " + os.environ["RANK"] + "\\n")
 """
 FAILS_ONCE = """
 import os, signal
@@ -115,6 +117,45 @@ def test_only_ranks_of_the_filter_are_on_the_console(tmp_path: Path) -> None:
     job = script(tmp_path, SAYS)
     done = launch(tmp_path, "--nproc-per-node=3", "--log-dir=logs", "-t", "1:1", "--local-ranks-filter=1", job)
     assert (done.stdout, done.stderr) == ("[default1]:rank 1\n", "err of rank 1\n")
+
+
+def test_lines_that_are_looked_for_go_to_one_file_for_all_ranks(tmp_path: Path) -> None:
+    job = script(tmp_path, SAYS)
+    words = ("--nproc-per-node=3", "--log-dir=logs", "-t3", "--local-ranks-filter=0,2")
+    done = launch(tmp_path, *words, "--duplicate-stdout-filters=rank 1,rank 2", "--duplicate-stderr-filters=err", job)
+    assert done.returncode == 0, done.stderr
+    (attempt,) = (tmp_path / "logs").glob("*/attempt_0")
+    assert (attempt / "filtered_stdout.log").read_text() == "[default2]:rank 2\n", "rank 1 is not on the console"
+    lines = (attempt / "filtered_stderr.log").read_text().splitlines()
+    assert sorted(lines) == ["[default0]:err of rank 0", "[default2]:err of rank 2"]
+
+
+def test_a_worker_runs_on_the_cpus_of_its_numa_binding(tmp_path: Path) -> None:
+    job = script(tmp_path, "import os; print(sorted(os.sched_getaffinity(0)))")
+    (cpus,) = bind_workers("exclusive", 1, {}, {min(os.sched_getaffinity(0))})
+    command = ("taskset", "--cpu-list", str(min(cpus)), *COMMAND)
+    assert launch(tmp_path, "--numa-binding=exclusive", job, command=command).stdout == f"{sorted(cpus)}\n"
+
+
+def test_an_error_is_explained_at_the_end_and_handed_on(tmp_path: Path) -> None:
+    """To people on stderr; to torchrun, or another rankd, in the error file that it gave us."""
+    job = script(
+        tmp_path,
+        "import os, signal\n"
+        "from supervisor.worker import record\n"
+        "@record\n"
+        "def main():\n"
+        "    if os.environ['RANK'] == '1': raise ValueError('no data')\n"
+        "    signal.pause()\n"
+        "main()\n",
+    )
+    ours = tmp_path / "ours.json"
+    done = launch(tmp_path, "--nproc-per-node=2", job, env={"TORCHELASTIC_ERROR_FILE": str(ours)})
+    assert done.returncode == 1
+    summary = done.stderr[done.stderr.index("group default FAILED") :]
+    assert "ValueError: no data" in summary
+    assert "Stopped by rankd, no failures of their own:\n  rank 0\n" in summary
+    assert json.loads(ours.read_text())["message"]["message"] == "ValueError: no data"
 
 
 def test_logs_that_nobody_asked_a_place_for_are_in_a_temporary_directory(tmp_path: Path) -> None:

@@ -84,23 +84,35 @@ def sit(
     through: Sequence[str] = ("setsid", "--ctty", "--wait"),
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Sitting]:
-    """A terminal that is the controlling one of what is started there."""
+    """``rankd run``, with that configuration, at a terminal that is the controlling one of what is started there."""
     (directory / "run").mkdir(mode=0o700)
     path = directory / "rankd.toml"
     path.write_text(config + "\n" + table("health", listen=["127.0.0.1:0"]))
+    places = {"STATE_DIRECTORY": str(directory / "state"), "RUNTIME_DIRECTORY": str(directory / "run")}
+    with seated(directory, "run", path, through=through, env=places | dict(env or {})) as sitting:
+        yield sitting
+
+
+@contextmanager
+def seated(
+    directory: Path,
+    *words: object,
+    through: Sequence[str] = ("setsid", "--ctty", "--wait"),
+    env: Mapping[str, str] | None = None,
+    stdout: Path | None = None,
+) -> Iterator[Sitting]:
+    """The same for ``rankd WORDS...``, whose stdout may be a file."""
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {
-        "STATE_DIRECTORY": str(directory / "state"),
-        "RUNTIME_DIRECTORY": str(directory / "run"),
         "PYTHONPATH": str(ROOT),
         "TERM": "xterm",
     }
-    with terminal(COLUMNS) as (ours, theirs):
+    with terminal(COLUMNS) as (ours, theirs), open(stdout or os.devnull, "wb") as file:
         process = subprocess.Popen(
-            [*through, sys.executable, "-m", "supervisor", "run", str(path)],
+            [*through, sys.executable, "-m", "supervisor", *map(str, words)],
             cwd=directory,
             env=environment | dict(env or {}),
             stdin=theirs,
-            stdout=theirs,
+            stdout=file if stdout else theirs,
             stderr=theirs,
         )
         sitting = Sitting(ours, process)
@@ -215,3 +227,32 @@ def test_a_bug_of_ours_leaves_its_words_whole_and_a_clean_row(tmp_path: Path) ->
     assert "ZeroDivisionError: a bug for a test" in seen.screen.lines
     assert "stopped with exit code 70" in seen.screen.lines[-1]
     assert seen.screen.bottom == ""
+
+
+def launch(directory: Path, job: Path) -> tuple[object, ...]:
+    """The words of a launch of two who talk, both with a prefix."""
+    job.write_text(WORDS + "os.read(os.open(sys.argv[1], os.O_RDONLY), 1)")
+    return ("launch", "--nproc-per-node=2", f"--log-dir={directory / 'logs'}", "--tee=3", job, directory / "leave")
+
+
+@pytest.mark.parametrize("stdout", [None, "out"])
+def test_a_launch_shows_its_progress_on_the_terminal_that_is_its_stderr(tmp_path: Path, stdout: str | None) -> None:
+    """With its stdout in a file the workers' lines go there, and only the progress is seen."""
+    file = tmp_path / stdout if stdout else None
+    with (
+        leave(tmp_path, 2) as (_, go),
+        seated(tmp_path, *launch(tmp_path, tmp_path / "talk.py"), env={"OMP_NUM_THREADS": "1"}, stdout=file) as seen,
+    ):
+        seen.look_until(lambda: any(bottom.startswith("default running 2/2 ready") for bottom in seen.bottoms))
+        go()
+        assert seen.look_to_the_end() == 0
+    assert seen.screen.bottom == ""
+    if file:
+        text = file.read_text()
+        assert "line" not in "".join(seen.screen.lines)
+    else:
+        text = "\n".join(seen.screen.lines)
+        assert len(set(re.findall(rb"(\x1b\[\d+m)\[default\d\]:\x1b\[0m", seen.screen.raw))) == 2, "a colour each"
+    for rank in range(2):
+        said = re.findall(rf"^\[default{rank}\]:(.*)$", text, re.MULTILINE)
+        assert said == [f"line {number} of rank {rank}" for number in range(200)]

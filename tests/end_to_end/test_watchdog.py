@@ -274,7 +274,8 @@ def test_a_worker_of_another_user_is_heard_as_well(rankd: Start, tmp_path: Path)
     script = (
         "import json, os, socket, time\n"
         "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
-        "s.connect(os.environ['NOTIFY_SOCKET'])\n"
+        "address = os.environ['NOTIFY_SOCKET']\n"
+        "s.connect(chr(0) + address[1:] if address[0] == '@' else address)\n"
         "s.send(b'READY=1\\nSTATUS=somebody else')\n"
         "with open(os.environ['TORCHELASTIC_TIMER_FILE'], 'w') as pipe:\n"
         "    pipe.write(json.dumps(dict(version=1, pid=os.getpid(), scope_id='x', expiration_time=time.time() + 600,"

@@ -427,3 +427,15 @@ def test_an_inherited_variable_is_read_from_anywhere_in_the_environment() -> Non
         child.kill()
         child.wait()
     assert inherited(child.pid, "X") == ""
+
+
+def test_a_variable_is_read_from_a_process_that_does_nothing_but_exec(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its old memory and its new one it has no environment, and is not one that has none."""
+    monkeypatch.setattr(proc, "_EXEC", 5.0)  # on a busy machine it may be kept waiting there
+    again = 'i=$(($1 - 1)); [ $i = 0 ] || exec sh -c "$0" "$0" $i; read line'
+    with subprocess.Popen(
+        ["sh", "-c", again, again, "3000"], env={"X": "1", "PATH": os.environ["PATH"]}, stdin=subprocess.PIPE
+    ) as child:
+        seen = [inherited(child.pid, "X") for _ in range(20_000)]
+        child.kill()
+    assert seen.count("1") == len(seen), f"{seen.count('')} of {len(seen)} times there was nothing"

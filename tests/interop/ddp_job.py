@@ -103,3 +103,6 @@ def main(folder: str, how: str = "dies") -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    # Once in twenty times a thread of gloo's ends the interpreter's own end with SIGABRT, without rankd as well
+    sys.stdout.flush()
+    os._exit(0)

@@ -6,12 +6,14 @@ import os
 import re
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
+from supervisor.host.topology import bind_workers
 from supervisor.launch.plan import launch_of
 from supervisor.launch.refused import WrongUsage
-from supervisor.plan import Rung, Streams, attempts_dir, torch_macros
+from supervisor.plan import Binding, Rung, Streams, attempts_dir, torch_macros
 from tests.launch.commands import PLACES, group, launch, parsed, plan
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -144,22 +146,6 @@ def test_signals_to_handle_stop_the_job_and_workers_are_told_of_them() -> None:
 # ---- what it writes
 
 
-@pytest.mark.parametrize(
-    ("text", "texts"), [("", ()), ("loss", ("loss",)), ("a,b c", ("a", "b c")), ("a,,b,c,,", ("a,b", "c,"))]
-)
-def test_filters_are_texts_with_commas_between_and_two_commas_for_one(text: str, texts: tuple[str, ...]) -> None:
-    logs = group("--duplicate-stdout-filters", text, "--duplicate_stderr_filters", "x").logs
-    assert (logs.duplicate_stdout_filters, logs.duplicate_stderr_filters) == (texts, ("x",))
-
-
-def test_workers_are_bound_to_the_cpus_that_their_binding_says() -> None:
-    ours = os.sched_getaffinity(0)
-    assert group().resources.cpus == ()
-    shares = group("--nproc-per-node", "1", "--numa-binding", "exclusive").resources.cpus
-    assert len(shares) == 1
-    assert shares[0] <= ours
-
-
 def test_streams_go_where_the_flags_say_for_local_ranks_of_any_length() -> None:
     logs = group("-r", "3", "-t", "0:1,12:3", "--local-ranks-filter", "0,12").logs
     assert (logs.redirects, logs.tee) == (Streams(3), Streams(0, {0: 1, 12: 3}))
@@ -170,6 +156,32 @@ def test_streams_go_where_the_flags_say_for_local_ranks_of_any_length() -> None:
 def test_without_a_place_for_logs_streams_go_to_the_console() -> None:
     logs = group("-r", "3", "-t", "3", "--log-dir", "/dev/null").logs
     assert (logs.redirects, logs.tee) == (Streams(0), Streams(0))
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "texts"),
+    [
+        ([], {}, ()),
+        (["--duplicate-stdout-filters", "loss=,a,,b"], {}, ("loss=", "a,b")),
+        (["--duplicate_stdout_filters", "a,,,b"], {}, ("a,", "b")),
+        (["--duplicate-stdout-filters", ""], {}, ("",)),
+        ([], {"PET_DUPLICATE_STDOUT_FILTERS": "x"}, ("x",)),
+    ],
+)
+def test_texts_to_look_for_are_separated_as_torchrun_does(
+    words: list[str], environ: dict[str, str], texts: tuple[str, ...]
+) -> None:
+    assert group("-t", "3", *words, environ=environ).logs.duplicate_stdout_filters == texts
+    errors = [word.replace("stdout", "stderr") for word in words]
+    environ = {name.replace("STDOUT", "STDERR"): value for name, value in environ.items()}
+    assert group("-t", "3", *errors, environ=environ).logs.duplicate_stderr_filters == texts
+
+
+@pytest.mark.parametrize("how", ["node", "socket", "exclusive", "core-complex"])
+def test_a_numa_binding_says_on_which_cpus_each_worker_runs(how: Binding) -> None:
+    ours = os.sched_getaffinity(0)
+    assert group("--numa-binding", how).resources.cpus == bind_workers(how, 1, {}, ours)
+    assert group().resources.cpus == ()
 
 
 @pytest.mark.parametrize(
@@ -212,6 +224,7 @@ def test_health_is_served_on_torchelastics_port_and_nowhere_without_it() -> None
         (["--monitor-interval", "5"], {}, "--monitor-interval"),
         ([], {"PET_MONITOR_INTERVAL": "5"}, "--monitor-interval"),
         (["--standalone", "--node-rank", "1"], {}, "--node-rank"),
+        (["-t", "2", "--duplicate-stdout-filters", "x"], {}, "--duplicate-stdout-filters"),
         (["--standalone", "--master-port", "1"], {}, "--master-port"),
     ],
 )
@@ -263,11 +276,20 @@ def test_several_workers_without_omp_num_threads_are_told_of_it() -> None:
         (["--tee", "0:1,"], {}, "--tee: "),
         (["--local-ranks-filter", "0-3"], {}, "--local-ranks-filter: '0-3'"),
         (["--no-python", "-m"], {}, "--no-python and --module"),
+        (
+            ["--numa-binding", "exclusive", "--nproc-per-node", "65000"],
+            {},
+            "--numa-binding: exclusive is not possible",
+        ),
         (["--run-path", "--start-method", "fork"], {}, "--start-method fork"),
-        (["--logs-specs", "mine"], {}, "--logs-specs mine: .*torch"),
+        (["--logs-specs", "mine"], {}, "--logs-specs mine: no package has such an entry point .*default"),
         ([], {"LOGLEVEL": "LOUD"}, "LOGLEVEL: 'LOUD'"),
         ([], {"TORCHELASTIC_HEALTH_CHECK_PORT": "http"}, "TORCHELASTIC_HEALTH_CHECK_PORT: 'http'"),
-        (["--nproc-per-node=1000", "--numa-binding=exclusive"], {}, "--numa-binding: NUMA node 0 has"),
+        (
+            ["--nproc-per-node=1000", "--numa-binding=exclusive"],
+            {},
+            "--numa-binding: exclusive is not possible",
+        ),
         (["--event-log-handler", "kafka"], {}, "--event-log-handler kafka: .*console"),
         ([], {"TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT": "60"}, "TORCHELASTIC_UNINTERRUPTIBLE.*: .*unset"),
     ],
@@ -298,3 +320,25 @@ def test_all_reasons_are_told_at_once() -> None:
     assert [line.removeprefix("rankd: ").split()[0] for line in str(wrong.value).splitlines()] == [
         "--nnodes", "--tee:", "--max-restarts",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("import a_module_that_nobody_has\nclass Specs: pass", "without what it imports: No module named"),
+        ("raise RuntimeError('not today')", "it cannot be loaded: RuntimeError: not today"),
+        ("class Specs: pass", "rankd places them itself"),
+    ],
+)
+def test_somebody_elses_logs_specs_are_refused_with_the_reason(
+    module: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "somebody_elses_logs-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Name: somebody-elses-logs\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[torchrun.logs_specs]\nmine = somebody_elses_logs:Specs\n")
+    (tmp_path / "somebody_elses_logs.py").write_text(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "somebody_elses_logs", raising=False)
+    with pytest.raises(WrongUsage, match=said):
+        launch("--logs-specs", "mine")

@@ -35,8 +35,8 @@ import json, os, signal, sys, time
 rank, attempt = os.environ["RANK"], int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 with open(f"seen_{rank}_{attempt}.json", "w") as file:
     json.dump([dict(os.environ), sys.argv[1:], __name__], file)
-print("out of rank", rank, flush=True)
-print("err of rank", rank, file=sys.stderr, flush=True)
+sys.stdout.write(f"out of rank {rank}\\n")  # at once, for under -u print() writes word by word
+sys.stderr.write(f"err of rank {rank}\\n")
 if "fail" in sys.argv or ("recover" in sys.argv and attempt == 0):
     open(f"done_{rank}_{attempt}", "w").close()
     while rank == "1":  # and not before rank 0 is where it will be found
@@ -49,6 +49,10 @@ if "fail" in sys.argv or ("recover" in sys.argv and attempt == 0):
 OURS = re.compile("RANKD_")
 CHOSEN = {"TORCHELASTIC_ERROR_FILE", "TMPDIR", "PWD", "OLDPWD", "_"}
 """Of these only the presence can be the same; of MASTER_PORT, too, unless the command line has it."""
+
+KEPT_BY_US = "failures.jsonl"
+SUMMARY = "=" * 60
+"""How the words about a failed job begin, which each says in its own way."""
 
 BY_TORCH = {"TORCHELASTIC_USE_AGENT_STORE"}
 """torchrun's agent is a store that all ranks connect to; without torch rank 0 makes it, which this says."""
@@ -68,15 +72,13 @@ def run(command: tuple[str, ...], folder: Path, words: list[str], env: dict[str,
     folder.mkdir()
     (folder / "job.py").write_text(JOB)
     done = launch(folder, *words, command=command, env=env, timeout=PATIENCE)
-    summary = "  "  # what begins its lines
-    said = (done.stdout + done.stderr).splitlines()
-    lines = [line for line in said if "of rank" in line and not line.startswith(summary)]
+    lines = [line for line in (done.stdout + done.stderr.partition(SUMMARY)[0]).splitlines() if "of rank" in line]
     logs = folder / "logs"
     return Seen(
         done.returncode,
         {path.stem: worker(path, logs, words) for path in folder.glob("seen_*.json")},
         sorted(lines),
-        [without_chance(path) for path in tree(logs) if not path.endswith("/failures.jsonl")],  # which is ours alone
+        [without_chance(path) for path in tree(logs) if not path.endswith(KEPT_BY_US)],
         {path.name: sorted(path.read_text().splitlines()) for path in logs.rglob("filtered_*.log")},
     )
 
@@ -110,14 +112,16 @@ LOGS = ["--rdzv-backend=c10d", "--rdzv-id=job7", "--local-addr=127.0.0.1", "--lo
          {"PET_DUPLICATE_STDOUT_FILTERS": "rank", "PET_DUPLICATE_STDERR_FILTERS": "rank 0"}, 0),
         ([*LOGS, "--nproc-per-node=3", "-t", "3", "--duplicate-stdout-filters=rank 0,,,rank 2",
           "--duplicate-stderr-filters", "err", "job.py"], {}, 0),
+        ([*LOGS, "--nproc-per-node=3", "-t3", "--local-ranks-filter=0,2", "--duplicate-stdout-filters=rank 1,rank 2",
+          "--duplicate-stderr-filters=,", "job.py"], {}, 0),
         ([*LOGS, "--nproc-per-node=2", "-r1:3", "--max-restarts=1", "job.py", "recover"], {}, 0),
         ([*LOGS, "--nproc-per-node=2", "-r", "3", "job.py", "fail"], {}, 1),
         ([*LOGS, "--nproc-per-node=2", "--virtual-local-rank", "--no-python", sys.executable, "job.py"],
          {"CUDA_VISIBLE_DEVICES": "4,6"}, 0),
         ([*LOGS, "--run-path", "job.py", "x"], {"PET_NPROC_PER_NODE": "2", "PET_MAX_RESTARTS": "3"}, 0),
     ],
-    ids=["plain", "prefix", "filter", "duplicates by variable", "duplicates", "restart", "failure",
-         "virtual local rank", "run path"],
+    ids=["plain", "prefix", "filter", "duplicates by variable", "duplicates with a comma", "duplicates of nothing",
+         "restart", "failure", "virtual local rank", "run path"],
 )  # fmt: skip
 def test_the_same_command_line_leads_to_the_same(
     words: list[str], env: dict[str, str], code: int, tmp_path: Path
