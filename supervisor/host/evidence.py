@@ -147,10 +147,14 @@ async def _output(peer: Peer, dump: DumpRules, within: float, leave_alone: Calla
 
 
 def _file_of_fixed_size() -> int:
-    """To write beyond its end fails: of a command that goes on for ever there is a beginning."""
+    """To write beyond its end fails: of a command that goes on for ever there is a beginning. Raises ``OSError``."""
     file = os.memfd_create("dump", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(file, DUMP)
-    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    try:
+        os.ftruncate(file, DUMP)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    except OSError:
+        os.close(file)
+        raise
     return file
 
 
