@@ -172,7 +172,15 @@ class Daemon:
             self._containment = contain(self._orphan_reaped, [group.resources for group in plan.groups.values()])
             self._containment.adopt_children()
             self._processes = Processes(self._post, output, self._containment)
-            self._vigils = Vigils(plan, whose=self._processes.whose, who=self._who, post=self._post, tell=self._tell)
+            self._vigils = Vigils(
+                plan,
+                whose=self._processes.whose,
+                who=self._who,
+                post=self._post,
+                tell=self._tell,
+                last_lines=self._processes.last_lines,
+                leave_alone=self._containment.leave_alone,
+            )
             self._counts.watched = self._vigils.by_group
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
             self._failures = Failures(
@@ -264,6 +272,7 @@ class Daemon:
         runtime = self._runtime
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._processes.run)
+            tasks.start_soon(self._vigils.run)
             tasks.start_soon(self._ask_for_time_to_stop)
             if self._watchdog_every is not None:
                 tasks.start_soon(

@@ -47,11 +47,23 @@ class RestartRules:
 
 
 @dataclass(frozen=True, slots=True)
+class DumpRules:
+    """More evidence of a worker that hangs, before it is ended: a signal (its number; 0: none) upon which workers write
+    to stderr what they do, and a command, whose words may name ``${pid}``, ``${rank}`` and ``${local_rank}``. For each
+    worker of the group, and all of it within ``wait`` seconds."""
+
+    signal: int = 0
+    command: tuple[str, ...] = ()
+    wait: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class WatchdogRules:
     """How long a worker may be silent, in seconds; 0: for ever. ``sections`` are limits by the section's name.
 
     ``boot``: from its start to its first word. ``start_timeout``: from its start to READY=1. ``heartbeat``: between
     two WATCHDOG=1. ``out_of_section``: with no section open. ``stopping``: from STOPPING=1 to its end.
+    ``uninterruptible``: in a sleep that no signal ends; who is, is not healthy.
     ``timer_file``: torch's timers are taken, from a pipe at ``timer_path`` if that is not empty. ``notify``: so are
     words by sd_notify(3).
     """
@@ -64,7 +76,9 @@ class WatchdogRules:
     heartbeat: float = 0.0
     out_of_section: float = 0.0
     stopping: float = 0.0
+    uninterruptible: float = 0.0
     sections: Mapping[str, float] = field(default_factory=dict)
+    dump: DumpRules = DumpRules()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,17 +12,31 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+import anyio
+from anyio.abc import TaskGroup
+
 from supervisor import clock
 from supervisor.core import events, watchdog
 from supervisor.core.events import Event, Who
 from supervisor.core.health import Snapshot, WorkerView
-from supervisor.core.messages import Input, Worker, WorkerExited, WorkerReady, WorkerSilent, WorkerStarted
+from supervisor.core.messages import (
+    Input,
+    Worker,
+    WorkerExited,
+    WorkerHeld,
+    WorkerLetGo,
+    WorkerReady,
+    WorkerSilent,
+    WorkerStarted,
+)
 from supervisor.core.timers import TimerExpired
 from supervisor.core.watchdog import Expired
+from supervisor.host import evidence
 from supervisor.host.proc import Process
+from supervisor.host.sleepers import Sleepers
 from supervisor.host.spawn import Identity, NotStarted
 from supervisor.host.vigil import Vigil
-from supervisor.plan import DaemonPlan, GroupPlan
+from supervisor.plan import DaemonPlan, GroupPlan, attempts_dir
 from supervisor.premises import Unusable
 
 _PREFIX = "watch-"
@@ -39,8 +53,12 @@ class Vigils:
         who: Callable[[str, Worker], Who],
         post: Callable[[str, Input], None],
         tell: Callable[[Event], None],
+        last_lines: Callable[[str, Worker], str],
+        leave_alone: Callable[[int], None],
     ) -> None:
         """``whose``: which worker of that group a process belongs to. ``who``: how events call a worker.
+
+        ``last_lines``: the end of a worker's stderr. ``leave_alone`` is told of children of ours that are no workers.
 
         Raises ``Unusable`` when there can be no doors, and leaves nothing behind then.
         """
@@ -48,8 +66,18 @@ class Vigils:
         self._who = who
         self._post = post
         self._tell = tell
+        self._last_lines = last_lines
+        self._leave_alone = leave_alone
+        self._plan = plan
+        self._tasks: TaskGroup | None = None
+        self._found_meanwhile: dict[str, list[WorkerSilent]] = {}
         self._pids: dict[tuple[str, Worker], int] = {}
         self._vigils: dict[str, Vigil] = {}
+        self._sleepers = {
+            group.name: self._look_for_sleepers(group.name, group.watchdog.uninterruptible)
+            for group in plan.groups.values()
+            if group.watchdog.uninterruptible
+        }
         self._jumped_at = float("-inf")
         watched = [group for group in plan.groups.values() if group.watchdog.timer_file or group.watchdog.notify]
         self._directory = _own_directory(plan.runtime_dir) if watched else None
@@ -61,6 +89,15 @@ class Vigils:
             why = error.strerror if isinstance(error, OSError) else error
             raise Unusable(f"{plan.runtime_dir}: no doors for the workers of {group.name} there: {why}") from error
 
+    async def run(self) -> None:
+        """Until cancelled, take evidence before anybody is ended; before and after that they are ended without it."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            try:
+                await anyio.sleep_forever()
+            finally:
+                self._tasks = None
+
     def environment(self, group: str) -> Mapping[str, str]:
         """What that group's workers need to know to be heard."""
         vigil = self._vigils.get(group)
@@ -68,15 +105,20 @@ class Vigils:
 
     def observe(self, group: str, input: Input) -> None:
         """Something has happened to a worker: it is under watch from its start to its end."""
-        vigil = self._vigils.get(group)
-        if vigil is None:
-            return
+        vigil, sleepers = self._vigils.get(group), self._sleepers.get(group)
         match input:
             case WorkerStarted(worker, pid):
                 self._pids[group, worker] = pid
-                vigil.started(worker, pid)
+                if vigil is not None:
+                    vigil.started(worker, pid)
+                if sleepers is not None:
+                    sleepers.started(worker, pid)
             case WorkerExited(worker):
-                vigil.ended(worker, self._pids.pop((group, worker), 0))
+                pid = self._pids.pop((group, worker), 0)
+                if vigil is not None:
+                    vigil.ended(worker, pid)
+                if sleepers is not None:
+                    sleepers.ended(worker)
 
     def with_words(self, snapshot: Snapshot) -> Snapshot:
         """With what the workers have said of themselves."""
@@ -94,6 +136,8 @@ class Vigils:
 
     def close(self) -> None:
         """Watch nobody, and leave no door behind. Idempotent."""
+        for sleepers in self._sleepers.values():
+            sleepers.close()
         for vigil in self._vigils.values():
             vigil.close()
         if self._directory is not None:
@@ -124,15 +168,57 @@ class Vigils:
             user=user,
         )
 
+    def _look_for_sleepers(self, group: str, limit: float) -> Sleepers:
+        return Sleepers(
+            limit,
+            lambda worker, pid, details: self._post(group, WorkerHeld(worker, pid, limit, details)),
+            lambda worker: self._post(group, WorkerLetGo(worker)),
+        )
+
     def _found(self, group: str, worker: Worker, expired: Expired) -> None:
         pid = self._pids.get((group, worker), 0)
         words = watchdog.words(expired, pid)
         if not isinstance(expired, TimerExpired):
-            self._post(group, WorkerSilent(worker, "heartbeat", words, int(signal.SIGKILL)))
+            self._end(group, WorkerSilent(worker, "heartbeat", words, int(signal.SIGKILL)))
         elif expired.signal:
-            self._post(group, WorkerSilent(worker, "timer", words, expired.signal))
+            self._end(group, WorkerSilent(worker, "timer", words, expired.signal))
         else:
             self._tell(events.timer_reported(clock.now(), self._who(group, worker), expired.pid, words))
+
+    def _end(self, group: str, silent: WorkerSilent) -> None:
+        """Not before it has been seen what it does; who is found meanwhile has been seen by that as well."""
+        if self._tasks is None:
+            self._post(group, silent)
+        elif group in self._found_meanwhile:
+            self._found_meanwhile[group].append(silent)
+        else:
+            self._found_meanwhile[group] = [silent]
+            self._tasks.start_soon(self._end_with_evidence, group, silent.worker, silent.reason)
+
+    async def _end_with_evidence(self, group: str, worker: Worker, reason: str) -> None:
+        path = await self._evidence(group, worker, reason) if (group, worker) in self._pids else ""
+        for silent in self._found_meanwhile.pop(group):
+            self._post(group, replace(silent, evidence=path))
+
+    async def _evidence(self, group: str, worker: Worker, reason: str) -> str:
+        """The path of the file; empty if it could not be written."""
+        plan, who = self._plan.groups[group], self._who(group, worker)
+        others = [one for name, one in self._pids if name == group and one != worker]
+        peers = [self._peer(group, one) for one in (worker, *others)]
+        text = await evidence.gather(f"rank {who.rank} {reason}", peers, plan.watchdog.dump, self._leave_alone)
+        path = f"{attempts_dir(self._plan, plan)}/attempt_{who.attempt}/evidence_{who.local_rank}.txt"
+        try:
+            evidence.write(path, text)
+        except OSError as error:
+            self._tell(events.worker_dumped(clock.now(), who, path, error.strerror or str(error)))
+            return ""
+        self._tell(events.worker_dumped(clock.now(), who, path, ""))
+        return path
+
+    def _peer(self, group: str, worker: Worker) -> evidence.Peer:
+        rank, pid = self._who(group, worker).rank, self._pids[group, worker]
+        told = self._vigils[group].told(worker)
+        return evidence.Peer(rank, worker.rank, pid, told, partial(self._last_lines, group, worker))
 
     def _stood_still(self, away_for: float) -> None:
         """Each vigil finds it out by itself: it is told of once."""

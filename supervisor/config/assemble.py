@@ -18,6 +18,7 @@ from supervisor.host import names
 from supervisor.plan import (
     Backoff,
     DaemonPlan,
+    DumpRules,
     GroupPlan,
     HookPlan,
     LogRules,
@@ -107,7 +108,7 @@ def _group(
         master_port=group.master_port,
         restart=_restart(name, group.restart, mistakes),
         stop=StopRules(_ladder(group.stop), group.stop.scope),
-        watchdog=WatchdogRules(**dict(group.watchdog)),
+        watchdog=_watchdog(group.watchdog),
         resources=_resources(name, group.resources, workers, seen, mistakes),
         returns=group.function is not None,
     )
@@ -170,6 +171,11 @@ def _restart(name: str, rules: tables.Restart, mistakes: Mistakes) -> RestartRul
         fatal_exit_codes=frozenset(rules.fatal_exit_codes),
         success_exit_codes=frozenset(rules.success_exit_codes),
     )
+
+
+def _watchdog(given: tables.Watchdog) -> WatchdogRules:
+    dump = DumpRules(given.dump.signal or 0, tuple(given.dump.command), given.dump.wait)
+    return WatchdogRules(**{**dict(given), "dump": dump})
 
 
 def _logs(name: str, logs: tables.Logs, workers: int, state_dir: str, mistakes: Mistakes) -> LogRules:

@@ -221,6 +221,14 @@ class Stop(Table):
     )
 
 
+class Dump(Table):
+    """More evidence before a worker that hangs is ended; what /proc tells is taken in any case."""
+
+    signal: Signal | Literal[""] = key("", "Sent to every worker of the group: SIGUSR1, for faulthandler.register().")
+    command: list[String] = key([], "Run for every worker of the group; knows ${pid} ${rank} ${local_rank}.")
+    wait: Duration = key("5s", "How long all of it may take; the worker is ended after it.")
+
+
 class Watchdog(Table):
     """How long workers may be silent before they are ended and restarted; 0: for ever."""
 
@@ -233,6 +241,10 @@ class Watchdog(Table):
     sections: dict[SectionName, Duration] = key({}, "The longest that a section of that name may last.")
     out_of_section: Duration = key("0s", "The longest time with no section open, from the first word on.")
     stopping: Duration = key("0s", "From STOPPING=1 to the worker's end.")
+    uninterruptible: Duration = key(
+        "0s", "In uninterruptible sleep (state D) for so long a worker is not healthy. Looked at four times within it."
+    )
+    dump: Dump = key({})
 
 
 class Rotate(Table):

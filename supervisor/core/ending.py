@@ -38,15 +38,15 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     running = group.phase in (Phase.STARTING, Phase.RUNNING)
     turn.put(
         Slot(worker, now, slot.pid, status),
-        ready=group.ready - (running and slot.is_ready),
+        ready=group.ready - (running and slot.is_healthy),
         ended=group.ended.put(worker.rank, Ended(worker, now, slot.pid, status, by, success, words, exited.returned)),
     )
     after = f"{words} after {ran_for:.1f} s"
     if not success and by != "daemon":
         turn.events.append(
             events.worker_failed(
-                now, turn.who(worker), after, root_cause=running, pid=slot.pid, status=status, exit_code=status.code,
-                stderr_tail=exited.stderr_tail, error=exited.error,
+                now, turn.who(worker), after, root_cause=running, by=by, pid=slot.pid, status=status,
+                exit_code=status.code, stderr_tail=exited.stderr_tail, error=exited.error,
                 evidence=slot.silence.evidence if slot.silence is not None else "",
             )
         )  # fmt: skip

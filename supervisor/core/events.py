@@ -100,7 +100,7 @@ def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran
 
 
 def worker_failed(
-    at: float, who: Who, reason: str, *, root_cause: bool,
+    at: float, who: Who, reason: str, *, root_cause: bool, by: By = "itself",
     pid: int | None = None, status: ExitStatus | None = None, exit_code: int | None = None, stderr_tail: str = "",
     error: ErrorReport | None = None, evidence: str = "",
 ) -> Event:  # fmt: skip
@@ -108,7 +108,7 @@ def worker_failed(
 
     ``evidence``: the file with what was seen of it and its peers before it was ended.
     """
-    fields: dict[str, Any] = {**_of(who), "root_cause": root_cause}
+    fields: dict[str, Any] = {**_of(who), "root_cause": root_cause, "by": by}
     if pid is not None:
         fields["pid"] = pid
     if status is not None and status.signal is not None:
@@ -147,6 +147,27 @@ def worker_silent(at: float, who: Who, pid: int, by: SilentBy, reason: str, sign
     if evidence:
         fields["evidence"] = evidence
     return Event(name, "error", at, f"rank {who.rank} {reason}: sent {signal_name(signal)}", who.group, fields)
+
+
+def worker_uninterruptible(at: float, who: Who, pid: int, limit: float, details: str, *, over: bool) -> Event:
+    """``pid``: the process of the worker's that sleeps; ``details``: where, as far as that can be read."""
+    words = (
+        "is out of its uninterruptible sleep"
+        if over
+        else f"has been in uninterruptible sleep for longer than {limit:g} s: {details}"
+    )
+    fields = {**_of(who), "pid": pid, "limit_ms": ms(limit), "error": details, "over": over}
+    level: Level = "info" if over else "error"
+    return Event("worker.uninterruptible", level, at, f"rank {who.rank} {words}", who.group, fields)
+
+
+def worker_dumped(at: float, who: Who, evidence: str, why: str) -> Event:
+    """What it and its peers did is in the file ``evidence``; with ``why`` it could not be written."""
+    words = f"rank {who.rank}: what it and its peers did is {'not written to' if why else 'in'} {evidence}"
+    fields = {**_of(who), "evidence": evidence, **({"error": why} if why else {})}
+    return Event(
+        "worker.dumped", "warning" if why else "info", at, f"{words}{f': {why}' if why else ''}", who.group, fields
+    )
 
 
 def timer_reported(at: float, who: Who, pid: int, reason: str) -> Event:

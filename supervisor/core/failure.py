@@ -95,6 +95,8 @@ def _in_full(group: Group, event: Event, host: str, directory: str, date: Callab
     yield f"rank      : {of.rank} (local rank {of.local_rank}) on {host}{pid}"
     yield f"time      : {date(event.at)}"
     yield f"reason    : {fields['reason']}"
+    if "evidence" in fields:
+        yield f"evidence  : {fields['evidence']}"
     if hint := _hint(fields):
         yield f"hint      : {hint}"
     if "error" in fields:
@@ -111,6 +113,8 @@ def _in_full(group: Group, event: Event, host: str, directory: str, date: Callab
 
 def _hint(fields: Any) -> str:
     """What else there is to think of."""
+    if fields.get("by") in ("timer", "heartbeat"):
+        return ""
     if "signal" in fields:
         return "" if "memory" in fields["reason"] else HINTS.get(fields["signal"], "")
     code = fields.get("exit_code", 0)

@@ -17,6 +17,7 @@ import re
 from typing import assert_never
 
 from supervisor.core.ending import START_FAILED, attempt_ended, worker_exited, worker_gone, worker_not_started
+from supervisor.core.held import worker_held, worker_let_go
 from supervisor.core.messages import (
     DependencyLost,
     Input,
@@ -26,6 +27,8 @@ from supervisor.core.messages import (
     TimerFired,
     WorkerExited,
     WorkerGone,
+    WorkerHeld,
+    WorkerLetGo,
     WorkerNotStarted,
     WorkerReady,
     WorkerSilent,
@@ -65,6 +68,10 @@ def step(group: Group, input: Input, now: float) -> Outcome:
             worker_ready(turn, worker)
         case WorkerSilent():
             worker_silent(turn, input)
+        case WorkerHeld():
+            worker_held(turn, input)
+        case WorkerLetGo(worker):
+            worker_let_go(turn, worker)
         case WorkerExited():
             worker_exited(turn, input)
         case StraysFound(worker, processes):

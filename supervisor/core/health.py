@@ -17,7 +17,8 @@ Stage = Literal["starting", "running", "draining", "stopping", "stopped"]
 class WorkerView:
     """One worker.
 
-    ``state``: pending, starting, ready, silent, stopping, stopped, backing_off, exited, succeeded, failed, unkillable.
+    ``state``: pending, starting, ready, silent, uninterruptible, stopping, stopped, backing_off, exited, succeeded,
+    failed, unkillable.
     ``since`` is when it came into that state; ``exit`` how its last process ended, in words ("" while the first runs).
     ``status``, ``progress`` and the open ``sections`` (name, since when) are what the worker says of itself.
     """

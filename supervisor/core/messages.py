@@ -128,6 +128,26 @@ class WorkerSilent:
     evidence: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerHeld:
+    """A thread of the worker has been in uninterruptible sleep for ``limit`` seconds: nobody can end it meanwhile.
+
+    ``pid`` is its process, ``details`` where in the kernel it waits.
+    """
+
+    worker: Worker
+    pid: int
+    limit: float
+    details: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLetGo:
+    """No thread of the worker's is in uninterruptible sleep for so long any more."""
+
+    worker: Worker
+
+
 Fault = Literal["permanent", "transient", "abandoned"]
 
 
@@ -191,7 +211,7 @@ class TimerFired:
 
 Input = (
     StartRequested | DependencyLost | StopRequested | WorldFormed | WorldRefused | WorkerStarted | WorkerNotStarted
-    | WorkerReady | WorkerSilent | WorkerExited | StraysFound | WorkerGone | TimerFired
+    | WorkerReady | WorkerSilent | WorkerHeld | WorkerLetGo | WorkerExited | StraysFound | WorkerGone | TimerFired
 )  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def worker_ready(turn: Turn, worker: Worker) -> None:
         return
     turn.events.append(events.worker_ready(turn.now, turn.who(worker), slot.pid, turn.now - slot.since))
     running = turn.group.phase in (Phase.STARTING, Phase.RUNNING)
-    turn.put(replace(slot, is_ready=True), ready=turn.group.ready + running)
+    turn.put(replace(slot, is_ready=True), ready=turn.group.ready + (running and not slot.held))
     if running:
         settle_start(turn)
 

@@ -96,7 +96,10 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One live worker. ``pid`` is None until it has started; ``status`` is set once its own process has ended."""
+    """One live worker. ``pid`` is None until it has started; ``status`` is set once its own process has ended.
+
+    ``held``: it is in uninterruptible sleep, and not healthy as long as it is.
+    """
 
     worker: Worker
     since: float
@@ -104,6 +107,12 @@ class Slot:
     status: ExitStatus | None = None
     is_ready: bool = False
     silence: Silence | None = None
+    held: bool = False
+
+    @property
+    def is_healthy(self) -> bool:
+        """It is ready, and counts as such."""
+        return self.is_ready and not self.held
 
 
 @dataclass(frozen=True, slots=True)

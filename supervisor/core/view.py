@@ -110,6 +110,8 @@ def _live(group: Group, slot: Slot) -> str:
         return "stopping"
     if slot.silence is not None:
         return "silent"
+    if slot.held:
+        return "uninterruptible"
     return "ready" if slot.is_ready else "starting"
 
 

@@ -12,7 +12,7 @@ finds out is an input of the machine. The rules, in short:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, assert_never
 
 from supervisor.core.deadlines import Deadlines
 from supervisor.core.messages import Worker
@@ -94,6 +94,8 @@ def words(expired: Expired, pid: int) -> str:
             return f"has been in no section for longer than {limit}"
         case "stopping":
             return f"has not ended within {limit} of its STOPPING=1"
+        case _:
+            assert_never(expired.what)
 
 
 @dataclass(slots=True)

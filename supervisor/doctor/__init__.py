@@ -44,6 +44,7 @@ def examine(config: str | None, unit: str | None, environ: Mapping[str, str]) ->
     yield limits.processes(plan, service)
     yield limits.memory(plan, service)
     yield limits.core_dumps()
+    yield limits.datagrams()
     yield from found
     yield from units.findings(service, plan)
     if plan is not None:

@@ -12,6 +12,9 @@ from supervisor.plan import DaemonPlan
 
 FILES_A_WORKER = 5
 FILES_OF_OURS = 64
+WORDS = 10
+"""What Linux lets wait by itself (AF_UNIX, net.unix.max_dgram_qlen)."""
+
 THREADS_A_WORKER = 64
 """What a training process has, more or less: its own, its library's, its data loader's."""
 
@@ -31,6 +34,17 @@ def open_files(plan: DaemonPlan | None, unit: Unit | None) -> Finding:
             "open files", "failed", found, f"LimitNOFILE=1024:{max(65536, needs)} in the unit, or ulimit -Hn"
         )
     return Finding("open files", "ok", found)
+
+
+def datagrams(root: str = "/") -> Finding:
+    """How many words of workers the kernel keeps for us while we are busy; beyond them a worker's waits, or is lost."""
+    waiting = read(root, "proc/sys/net/unix/max_dgram_qlen")
+    found = f"{waiting} may wait in a group's notify socket (net.unix.max_dgram_qlen)"
+    if not waiting.isdecimal():
+        return Finding("heartbeats", "ok", "net.unix.max_dgram_qlen is not for us to see")
+    if int(waiting) < WORDS:
+        return Finding("heartbeats", "warning", found, f"sysctl net.unix.max_dgram_qlen={WORDS}, for many workers")
+    return Finding("heartbeats", "ok", found)
 
 
 def processes(plan: DaemonPlan | None, unit: Unit | None, root: str = "/") -> Finding:

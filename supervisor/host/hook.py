@@ -14,15 +14,17 @@ _LAST_WAIT = 2.0  # seconds that a killed command has to be gone
 
 
 async def run_command(
-    argv: Sequence[str], record: bytes, env: Mapping[str, str], within: float, leave_alone: Callable[[int], None]
-) -> str:
+    argv: Sequence[str], record: bytes, env: Mapping[str, str], within: float, leave_alone: Callable[[int], None],
+    output: int | None = None,
+) -> str:  # fmt: skip
     """Run it for at most ``within`` seconds; returns "" when it has exited with 0, else what went wrong.
 
     ``leave_alone`` is told its pid, a child of ours that is no worker. What its process group has left is killed when
-    it ends; its output goes nowhere. Never raises but for being cancelled, and leaves no process then.
+    it ends; its output goes to the descriptor ``output``, or nowhere. Never raises but for being cancelled, and leaves
+    no process then.
     """
     try:
-        pid, pidfd = _start(argv, record, env)
+        pid, pidfd = _start(argv, record, env, output)
     except OSError as error:
         return f"'{argv[0]}' cannot be run: {error.strerror}"
     leave_alone(pid)
@@ -49,19 +51,20 @@ async def run_command(
     return f"was killed by signal {-code}" if code < 0 else f"exited with code {code}" if code else ""
 
 
-def _start(argv: Sequence[str], record: bytes, env: Mapping[str, str]) -> tuple[int, int]:
+def _start(argv: Sequence[str], record: bytes, env: Mapping[str, str], output: int | None) -> tuple[int, int]:
     """Its pid and a pidfd. Raises ``OSError`` and leaves nothing then."""
+    outputs = (
+        [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
+        if output is None
+        else [(os.POSIX_SPAWN_DUP2, output, fd) for fd in (1, 2)]
+    )
     stdin = os.memfd_create("record", os.MFD_CLOEXEC)
     try:
         os.write(stdin, record)
         os.lseek(stdin, 0, os.SEEK_SET)
         pid = os.posix_spawnp(
             argv[0], list(argv), dict(env), setsid=True, setsigmask=(), setsigdef=_RESTORED,
-            file_actions=(
-                (os.POSIX_SPAWN_DUP2, stdin, 0),
-                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
-            ),
+            file_actions=[(os.POSIX_SPAWN_DUP2, stdin, 0), *outputs],
         )  # fmt: skip
     finally:
         os.close(stdin)

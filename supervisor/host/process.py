@@ -34,6 +34,7 @@ from supervisor.host.containment import MARK, Sessions, Tree
 from supervisor.host.oom import Since, Witness, core_pattern
 from supervisor.host.proc import NOT_CONTINUED, OUT_OF_REACH, Process, send, wait_channel
 from supervisor.host.spawn import Identity, NotStarted, Spawner, not_started
+from supervisor.host.threads import kernel_stack
 from supervisor.plan import Reach, WorkerPlan
 
 SLICE = 0.003
@@ -402,8 +403,16 @@ class Processes:
         run = self._by_tree.get(tree) if tree is not None else None
         return run.worker if run is not None and run.group == group else None
 
+    def last_lines(self, group: str, worker: Worker) -> str:
+        """The end of what it has written to stderr so far, as far as that can be had."""
+        run = self._runs.get((group, worker))
+        if run is None:
+            return ""
+        run.attached.drain()
+        return run.attached.stderr_tail()
+
     def remains(self, group: str, worker: Worker) -> str:
-        """What is left of a worker, in words: pid, name, state and wait channel of each process, as far as is known."""
+        """What is left of a worker, in words: pid, name, state, wait channel and kernel stack of each."""
         run = self._runs.get((group, worker))
         if run is None:
             return ""
@@ -517,8 +526,9 @@ def _send_led(run: _Run, signal: int, reach: Reach) -> None:
 
 
 def _closely(process: Process) -> str:
-    channel = wait_channel(process.pid)
-    return f"{process} (state {process.state}{f', waits in {channel}' if channel else ''})"
+    channel, stack = wait_channel(process.pid), kernel_stack(process.pid, process.pid)
+    waits = f", waits in {channel}" if channel else ""
+    return f"{process} (state {process.state}{waits}{f': {stack}' if stack else ''})"
 
 
 def _exit_status(raw: int, usage: resource.struct_rusage) -> ExitStatus:

@@ -29,6 +29,7 @@ ARGUMENTS: dict[str, Any] = {
     "keys": ("memory_max", "cpu_max"), "words": "was killed by SIGKILL (out of memory)",
     "error": ErrorReport("ValueError: no", "Traceback ...", 1795349042, "no note"),
     "evidence": "/logs/trainer/run/attempt_2/evidence_1.txt", "scope": "train.py#31", "away_for": 90.0,
+    "limit": 60.0,
     "returned": {"return_values": {"4": [1.5, None]}},
 }  # fmt: skip
 

@@ -241,3 +241,10 @@ def test_a_failure_that_was_repaired_is_not_the_cause_of_a_later_one() -> None:
     assert story.roots
     assert story.lines == []
     assert running(job()).group.failure is None
+
+
+def test_of_one_that_hung_the_evidence_is_named_and_no_other_hint_given() -> None:
+    root = told(ExitStatus(None, signal.SIGKILL), by="heartbeat", evidence="/logs/job/run/attempt_0/evidence_0.txt")
+    text = of(ended(), root)
+    assert "  evidence  : /logs/job/run/attempt_0/evidence_0.txt\n" in text
+    assert "hint" not in text

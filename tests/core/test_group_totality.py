@@ -25,6 +25,8 @@ from supervisor.core.messages import (
     Worker,
     WorkerExited,
     WorkerGone,
+    WorkerHeld,
+    WorkerLetGo,
     WorkerNotStarted,
     WorkerReady,
     WorkerSilent,
@@ -41,6 +43,7 @@ from tests.stories.story import (
     exited,
     formed,
     gone,
+    held,
     job,
     not_started,
     refused,
@@ -127,6 +130,7 @@ STATES: dict[str, Callable[[], Story]] = {
     "running, one is silent": lambda: told(runs(), silent(0)),
     "running, one is silent and has been sent something mild": lambda: told(runs(), silent(0, signal=15)),
     "starting, one is silent": lambda: told(begun(), formed(), started(0), silent(0)),
+    "running, one is held": lambda: told(runs(), held(0)),
     "running, nobody has said that it is ready": lambda: running(
         job(workers=2, watchdog=WatchdogRules(start_timeout=60.0))
     ),
@@ -189,6 +193,8 @@ def inputs(story: Story) -> Iterator[Input]:
         yield WorkerReady(worker)
         yield WorkerSilent(worker, "timer", "did not release a timer", 15)
         yield WorkerSilent(worker, "heartbeat", "has sent no heartbeat", 9)
+        yield WorkerHeld(worker, 4711, 60.0, "in nfs_wait")
+        yield WorkerLetGo(worker)
         yield WorkerGone(worker)
     for name, at in product(TIMERS, (*story.instants, -1.0, float("nan"), float("inf"))):
         yield TimerFired(name, at)
@@ -206,6 +212,8 @@ def is_old_news(group: Group, input: Input) -> bool:
             | StraysFound(worker)
             | WorkerReady(worker)
             | WorkerSilent(worker)
+            | WorkerHeld(worker)
+            | WorkerLetGo(worker)
             | WorkerGone(worker)
         ):
             slot = group.live.get(worker.rank)

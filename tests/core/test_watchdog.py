@@ -6,7 +6,7 @@ import pytest
 
 from supervisor.core.messages import Worker
 from supervisor.core.timers import TimerExpired, TimerRequest
-from supervisor.core.watchdog import HEARTBEAT, SECTIONS, Expired, Notice, Silent, Watchdog
+from supervisor.core.watchdog import HEARTBEAT, SECTIONS, Expired, Notice, Silent, Watchdog, words
 from supervisor.plan import WatchdogRules
 
 A, B = Worker(0, 0), Worker(1, 0)
@@ -283,3 +283,21 @@ def test_a_stranger_is_not_heard(notice: Notice) -> None:
     story = Story(heartbeat=5.0)
     assert story.at(1.0, notice, worker=Worker(7, 0)) == [False]
     assert (story.dog.nearest(), story.dog.heartbeats) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("expired", "said"),
+    [
+        (TimerExpired(1000, "step", 9, 10.0, 70.0), "did not release the timer 'step' within 60.0 s"),
+        (TimerExpired(7, "step", 9, 10.0, 70.0), "did not release the timer 'step' of its process 7 within 60.0 s"),
+        (Silent(A, "boot", 0.0, 5.0), "has said nothing within 5 s of its start"),
+        (Silent(A, "start", 0.0, 5.0), "was not ready within 5 s of its start"),
+        (Silent(A, "heartbeat", 0.0, 5.0), "has sent no heartbeat for 5 s"),
+        (Silent(A, "heartbeat", 0.0, 0.0), "has said that it hangs (WATCHDOG=trigger)"),
+        (Silent(A, "section", 0.0, 0.5, "step"), "has been in section 'step' for longer than 0.5 s"),
+        (Silent(A, "out_of_section", 0.0, 5.0), "has been in no section for longer than 5 s"),
+        (Silent(A, "stopping", 0.0, 5.0), "has not ended within 5 s of its STOPPING=1"),
+    ],
+)
+def test_people_are_told_what_was_not_done_in_time(expired: Expired, said: str) -> None:
+    assert words(expired, 1000) == said

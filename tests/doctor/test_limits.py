@@ -91,3 +91,16 @@ def test_where_core_dumps_go(
     told = limits.core_dumps(str(tmp_path))
     assert told.verdict == verdict
     assert words in told.found
+
+
+@pytest.mark.parametrize(("length", "verdict"), [("0", "warning"), ("9", "warning"), ("10", "ok"), ("", "ok")])
+def test_the_kernel_keeps_as_many_words_of_workers_as_it_does_by_itself(
+    tmp_path: Path, length: str, verdict: str
+) -> None:
+    if length:
+        setting = tmp_path / "proc/sys/net/unix/max_dgram_qlen"
+        setting.parent.mkdir(parents=True)
+        setting.write_text(f"{length}\n")
+    told = limits.datagrams(str(tmp_path))
+    assert (told.verdict, length in told.found) == (verdict, True)
+    assert bool(told.advice) == (verdict == "warning")

@@ -14,6 +14,7 @@ from tests.end_to_end.configs import group, python
 from tests.end_to_end.conftest import Start
 from tests.end_to_end.launching import launch
 from tests.end_to_end.rankd import ROOT, Rankd, until
+from tests.host.held import HOLD, held_for, let_go
 
 pytestmark = pytest.mark.end_to_end
 
@@ -130,6 +131,94 @@ if not first:
     assert daemon.all("worker.ready", attempt=ready["attempt"])
     daemon.until("/readyz", 200)
     until(lambda: daemon.http("/status").json["groups"]["job"]["workers"][0].get("progress") == 17, "progress")
+    assert daemon.stop() == 0
+
+
+def test_a_worker_that_the_kernel_holds_is_not_healthy_until_it_is_let_go(rankd: Start, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    command = [*held_for(fifo, 1)[:2], f"{HOLD}\nhold({str(fifo)!r})\nimport signal\nsignal.pause()\n"]
+    daemon = rankd(group("job", command, workers=1, watchdog={"uninterruptible": "400ms"}))
+    held = daemon.wait_for("worker.uninterruptible")
+    assert (held["rank"], held["pid"]) == (0, daemon.wait_for("worker.started")["pid"])
+    assert ", D" in held["error"]
+    daemon.wait_for("group.degraded")
+    assert daemon.http("/readyz").status == 503
+    assert daemon.http("/status").json["groups"]["job"]["workers"][0]["state"] == "uninterruptible"
+    let_go(fifo)
+    daemon.wait_for("worker.uninterruptible", over=True)
+    daemon.wait_for("group.ready", count=2)
+    daemon.until("/readyz", 200)
+    assert not daemon.all("worker.exited")
+    assert daemon.stop() == 0
+
+
+def test_what_the_whole_group_did_is_kept_before_the_one_that_hangs_is_killed(rankd: Start) -> None:
+    script = f"""
+print("last words of", rank, file=sys.stderr)
+status("rank " + rank + " at its work")
+if first and rank == "1":
+    with section("step"):
+        with section("reduce"):
+            {HANG.replace(chr(10), chr(10) + "            ")}
+{REST}"""
+    daemon = rankd(group("job", worker(script), workers=3, watchdog={"sections": {"step": "300ms"}}, stop=AT_ONCE))
+    ends_and_restarts(daemon, "heartbeat", "has been in section 'step'", rank=1)
+    path = daemon.wait_for("worker.failed")["evidence"]
+    assert path == daemon.wait_for("worker.dumped")["evidence"]
+    assert path == str(daemon.log("job", 0, 0).parents[1] / "evidence_1.txt")
+    text = Path(path).read_text()
+    assert text.startswith("rank 1 has been in section 'step' for longer than 0.3 s\n")
+    assert "in section 'step' for 0.3 s; in section 'reduce' for 0.3 s; rank 1 at its work" in text
+    for rank, pid in ((one["rank"], one["pid"]) for one in daemon.all("worker.started", attempt=0)):
+        assert f"rank {rank} (pid {pid}): " in text
+        assert f"    {pid} python" in text
+        assert f"rank {rank}:\n  last words of {rank}" in text
+    assert daemon.stop() == 0
+
+
+def test_workers_dump_their_stacks_upon_the_signal_that_is_configured(rankd: Start) -> None:
+    script = f"""
+import faulthandler
+faulthandler.register(signal.SIGUSR1)
+def in_the_midst_of_it():
+    {HANG.replace(chr(10), chr(10) + "    ")}
+heartbeat()
+in_the_midst_of_it()
+"""
+    rules = {"heartbeat": "200ms", "dump": {"signal": "SIGUSR1", "wait": "300ms"}}
+    daemon = rankd(group("job", worker(script), workers=2, watchdog=rules, stop=AT_ONCE, restart={"max_restarts": 0}))
+    assert daemon.wait() == 137
+    failed = daemon.wait_for("worker.failed", root_cause=True)
+    text = Path(failed["evidence"]).read_text()
+    assert text.count("in in_the_midst_of_it") == 2
+    assert len(daemon.all("worker.dumped")) == 1  # both hang, and one look shows both
+
+
+def test_a_command_tells_more_of_each_worker_and_is_not_waited_for_any_longer_than_is_configured(rankd: Start) -> None:
+    command = ["/bin/sh", "-c", "echo the stack of ${pid} is rank ${rank}; [ ${rank} = 1 ] || exec sleep 1000"]
+    rules = {"heartbeat": "200ms", "dump": {"command": command, "wait": "500ms"}}
+    script = f"heartbeat() if rank == '0' else None\n{HANG}"
+    daemon = rankd(group("job", worker(script), workers=2, watchdog=rules, stop=AT_ONCE, restart={"max_restarts": 0}))
+    assert daemon.wait() == 137
+    text = Path(daemon.wait_for("worker.failed", root_cause=True)["evidence"]).read_text()
+    pids = {one["rank"]: one["pid"] for one in daemon.all("worker.started")}
+    assert f"rank 0:\n  the stack of {pids[0]} is rank 0\n  it took longer than 0.5 s and was killed" in text
+    assert f"rank 1:\n  the stack of {pids[1]} is rank 1\nrank" not in text
+    assert f"rank 1:\n  the stack of {pids[1]} is rank 1\n" in text
+
+
+def test_who_hangs_is_ended_also_where_the_evidence_cannot_be_written(rankd: Start) -> None:
+    script = f"""
+attempt = os.path.dirname(os.path.dirname(os.environ["TORCHELASTIC_ERROR_FILE"]))
+if first:
+    os.symlink("/dev/null", attempt + "/evidence_0.txt")
+    heartbeat()
+    {HANG.replace(chr(10), chr(10) + "    ")}
+{REST}"""
+    daemon = rankd(group("job", worker(script), watchdog={"heartbeat": "200ms"}, stop=AT_ONCE))
+    ends_and_restarts(daemon, "heartbeat", "has sent no heartbeat")
+    assert daemon.wait_for("worker.dumped")["error"] == "File exists"
+    assert "evidence" not in daemon.wait_for("worker.failed")
     assert daemon.stop() == 0
 
 

@@ -1,7 +1,7 @@
 """A real training job for two ranks: a small network under DistributedDataParallel (gloo, CPU) with checkpoints.
 
-Argument: a folder for the checkpoint and for what each rank says at its end (``rank_<n>.json``). In the first attempt
-rank 1 kills itself in the middle of a step.
+Arguments: a folder for the checkpoint and for what each rank says at its end (``rank_<n>.json``), and what rank 1 does
+in the middle of a step of the first attempt: it ``dies``, or ``hangs`` under one of torch's timers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.elastic import timer
 from torch.nn.parallel import DistributedDataParallel
 
 STEPS = 40
@@ -34,7 +35,21 @@ def checksum(model: nn.Module) -> torch.Tensor:
     return torch.cat([parameter.detach().double().flatten() for parameter in model.parameters()]).sum()
 
 
-def main(folder: str) -> None:
+def go_wrong(how: str, rank: int, step: int) -> None:
+    """In the way that is wanted; does not return."""
+    print(f"rank {rank} {how} at step {step}", flush=True)
+    if how == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    timer.configure(timer.FileTimerClient(os.environ["TORCHELASTIC_TIMER_FILE"]))
+    with timer.expires(after=600, scope="epoch"), timer.expires(after=1, scope="step"):
+        with timer.expires(after=0.5, scope="forward"):
+            pass
+        while True:
+            signal.pause()
+
+
+def main(folder: str, how: str = "dies") -> None:
     dist.init_process_group("gloo", init_method="env://", timeout=timedelta(seconds=60))
     rank, attempt = dist.get_rank(), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     checkpoint = os.path.join(folder, "checkpoint.pt")
@@ -55,8 +70,7 @@ def main(folder: str) -> None:
         loss = nn.functional.mse_loss(model(x), y)
         optimizer.zero_grad()
         if attempt == 0 and rank == 1 and step == DIES_AT:
-            print(f"rank {rank} kills itself at step {step}", flush=True)
-            os.kill(os.getpid(), signal.SIGKILL)
+            go_wrong(how, rank, step)
         loss.backward()
         optimizer.step()
         mean = loss.detach().clone()
@@ -88,7 +102,7 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
     # Once in twenty times a thread of gloo's ends the interpreter's own end with SIGABRT, without rankd as well
     sys.stdout.flush()
     os._exit(0)

@@ -33,10 +33,11 @@ def losses_in(log: Path) -> dict[int, float]:
     }
 
 
-def test_training_survives_the_death_of_a_rank(rankd: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "by"), [("dies", "outside"), ("hangs", "timer")])
+def test_training_survives_the_death_of_a_rank_and_its_hang(rankd: Start, tmp_path: Path, how: str, by: str) -> None:
     folder = tmp_path / "job"
     folder.mkdir()
-    command = [sys.executable, "-u", str(JOB), str(folder)]
+    command = [sys.executable, "-u", str(JOB), str(folder), how]
     # gloo names the peers' addresses by the host's name, which need not resolve on a build machine.
     daemon = rankd(
         table("daemon", run_id="ddp")
@@ -44,7 +45,16 @@ def test_training_survives_the_death_of_a_rank(rankd: Start, tmp_path: Path) -> 
     )
     assert daemon.wait(timeout=240) == 0, daemon.story()
 
-    daemon.wait_for("worker.failed", rank=1, attempt=0, signal="SIGKILL", root_cause=True)
+    failed = daemon.wait_for("worker.failed", rank=1, attempt=0, signal="SIGKILL", root_cause=True)
+    assert failed["by"] == by
+    if how == "hangs":
+        assert "did not release the timer 'step' within 1.0 s" in failed["reason"]
+        evidence = Path(failed["evidence"]).read_text()
+        assert all(
+            f"rank {rank}:\n  {daemon.wait_for('worker.started', rank=rank)['pid']}: " in evidence for rank in (0, 1)
+        )
+    assert len(daemon.all("timer.expired")) == (how == "hangs")
+    assert not daemon.all("timer.refused")
     assert len(daemon.all("worker.failed")) == 1, "rank 0's error is a consequence, not another failure"
     daemon.wait_for("group.restarting", group="trainer")
     daemon.wait_for("group.succeeded", group="trainer", restarts=1, attempt=1)

@@ -41,6 +41,8 @@ from supervisor.core.messages import (
     Worker,
     WorkerExited,
     WorkerGone,
+    WorkerHeld,
+    WorkerLetGo,
     WorkerNotStarted,
     WorkerReady,
     WorkerSilent,
@@ -133,6 +135,14 @@ def silent(
     attempt: int | None = None, of: str = "",
 ) -> Happening:  # fmt: skip
     return _about(of, rank, attempt, lambda worker: WorkerSilent(worker, by, reason, signal, "/logs/evidence"))
+
+
+def held(rank: int, details: str = "pid 1000 in nfs_wait", attempt: int | None = None, of: str = "") -> Happening:
+    return _about(of, rank, attempt, lambda worker: WorkerHeld(worker, 1000 + rank, 60.0, details))
+
+
+def let_go(rank: int, attempt: int | None = None, of: str = "") -> Happening:
+    return _about(of, rank, attempt, WorkerLetGo)
 
 
 def strays(rank: int, *processes: str, of: str = "") -> Happening:

@@ -41,6 +41,12 @@ def test_who_is_silent_is_killed_and_its_group_restarts_with_the_reason_in_the_r
     assert story.view.restarts_left == 2
 
 
+def test_who_is_silent_is_called_so_until_it_ends() -> None:
+    story = running(job(workers=2))
+    story.happen(5.0, silent(1))
+    assert [worker.state for worker in story.view.workers] == ["ready", "silent"]
+
+
 def test_a_timer_ends_its_worker_with_its_own_signal_and_an_exit_with_0_is_a_failure_all_the_same() -> None:
     running(job(restart=RestartRules(max_restarts=0))).tell(
         (5.0, silent(0, "did not release the timer 'x'", "timer", 15), "SIGTERM tree 0#0; timer silence:0 15",

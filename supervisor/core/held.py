@@ -1,0 +1,46 @@
+"""What follows when a worker is held in the kernel: it is not healthy until it is let go, and not restarted meanwhile.
+
+A signal does not reach it, and whatever device holds it would hold its successor as well. If it is to end all the same
+and does not, it is named unkillable and its slot is not used again: see ``stopping``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from supervisor.core import events
+from supervisor.core.messages import Worker, WorkerHeld
+from supervisor.core.starting import settle_start
+from supervisor.core.state import Phase
+from supervisor.core.turn import Turn
+
+
+def worker_held(turn: Turn, input: WorkerHeld) -> None:
+    """Say so. The group is degraded by it if it was ready."""
+    slot = turn.slot(input.worker)
+    if slot is None or slot.pid is None or slot.status is not None or slot.held:
+        return
+    who = turn.who(input.worker)
+    turn.events.append(events.worker_uninterruptible(turn.now, who, input.pid, input.limit, input.details, over=False))
+    running = turn.group.phase in (Phase.STARTING, Phase.RUNNING)
+    turn.put(replace(slot, held=True), ready=turn.group.ready - (running and slot.is_healthy))
+    group = turn.group
+    if group.ready_at is not None:
+        why = f"rank {who.rank} is in uninterruptible sleep"
+        turn.set(ready_at=None, begun_at=turn.now, why=why)
+        turn.events.append(
+            events.group_degraded(turn.now, group.plan.name, who.attempt, group.ready, group.plan.workers, why)
+        )
+
+
+def worker_let_go(turn: Turn, worker: Worker) -> None:
+    """It counts again for what it was."""
+    slot = turn.slot(worker)
+    if slot is None or slot.pid is None or slot.status is not None or not slot.held:
+        return
+    limit = turn.group.plan.watchdog.uninterruptible
+    turn.events.append(events.worker_uninterruptible(turn.now, turn.who(worker), slot.pid, limit, "", over=True))
+    running = turn.group.phase in (Phase.STARTING, Phase.RUNNING)
+    turn.put(replace(slot, held=False), ready=turn.group.ready + (running and slot.is_ready))
+    if running:
+        settle_start(turn)

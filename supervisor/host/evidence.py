@@ -1,0 +1,170 @@
+"""What a group did when one of its workers hung: who says what of itself, where every thread waits, the last lines.
+
+It is taken before anybody is ended, bounded in time and size, and in slices: the loop serves others meanwhile.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import anyio
+import anyio.lowlevel
+
+from supervisor import clock
+from supervisor.core.watchdog import Told
+from supervisor.host.hook import run_command
+from supervisor.host.proc import read_process, send
+from supervisor.host.threads import family, read, threads, where
+from supervisor.plan import DumpRules, substitute
+
+SLICE = 0.003
+"""Seconds of work at a stretch before the loop may serve others."""
+
+LOOKS_FOR = 0.25
+"""Seconds that looking at /proc may take; who has not been looked at by then is named."""
+
+AT_A_TIME = 8
+"""Commands that run at a time."""
+
+DUMP = 1 << 18
+"""Bytes that a command may write."""
+
+_STATUS = ("VmRSS:", "Threads:", "SigPnd:", "SigBlk:", "SigIgn:", "SigCgt:")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One worker of the group: the number of its own process, which is not waited for yet, and what it has said."""
+
+    rank: int
+    local_rank: int
+    pid: int
+    told: Told | None
+    last_lines: Callable[[], str]
+
+
+async def gather(reason: str, peers: Sequence[Peer], dump: DumpRules, leave_alone: Callable[[int], None]) -> str:
+    """The evidence as text. The first of the peers is the one that hangs; ``reason`` says why it is taken to.
+
+    With a signal or command it takes up to ``dump.wait`` seconds longer. ``leave_alone`` is told the pids of commands.
+    """
+    if dump.signal:
+        for peer in peers:
+            _signal(peer.pid, dump.signal)
+    dumps: dict[int, str] = {}
+    async with anyio.create_task_group() as tasks:
+        if dump.signal:
+            tasks.start_soon(anyio.sleep, dump.wait)  # nobody tells when it is done
+        if dump.command:
+            tasks.start_soon(_run, peers, dump, leave_alone, dumps)
+        parts = [[reason, clock.rfc3339(clock.now())], ["What the ranks say of themselves:", *map(_said, peers)]]
+        parts.append(["Where their threads are:", *await _look(peers)])
+    if dump.command:
+        parts.append([f"What {dump.command[0]} says of them:", *(_titled(peer, dumps[peer.rank]) for peer in peers)])
+    parts.append(["The last lines of their stderr:", *(_titled(peer, peer.last_lines()) for peer in peers)])
+    return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
+
+
+def write(path: str, text: str) -> None:
+    """A file that was not there before. Raises ``OSError``."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    try:
+        left = text.encode(errors="replace")
+        while left:
+            left = left[os.write(file, left) :]
+    finally:
+        os.close(file)
+
+
+def _said(peer: Peer) -> str:
+    told, now = peer.told, clock.now()
+    words = []
+    if told is not None:
+        words += [f"in section '{one.name}' for {now - one.begun_at:.1f} s" for one in told.sections]
+        if told.progress is not None:
+            words.append(f"progress {told.progress}, {now - told.progress_at:.1f} s ago")
+        if told.status:
+            words.append(told.status)
+    return f"rank {peer.rank} (pid {peer.pid}): {'; '.join(words) or 'nothing'}"
+
+
+async def _look(peers: Sequence[Peer]) -> list[str]:
+    lines: list[str] = []
+    began_at = slice_at = clock.now()
+    for number, peer in enumerate(peers):
+        lines.append(f"rank {peer.rank}:")
+        for pid in family(peer.pid):
+            status = read(f"/proc/{pid}/status").splitlines()
+            lines.append(f"  {pid}: {', '.join(' '.join(line.split()) for line in status if line.startswith(_STATUS))}")
+            for thread in threads(pid):
+                call = read(f"/proc/{pid}/task/{thread.tid}/syscall").strip()
+                lines.append(f"    {where(thread)}{f' (system call {call})' if call else ''}")
+                if clock.now() - slice_at > SLICE:
+                    await anyio.lowlevel.checkpoint()
+                    slice_at = clock.now()
+        if clock.now() - began_at > LOOKS_FOR and number + 1 < len(peers):
+            left = ", ".join(str(one.rank) for one in peers[number + 1 :])
+            lines.append(f"not looked at, for want of time: ranks {left}")
+            break
+    return lines
+
+
+async def _run(
+    peers: Sequence[Peer], dump: DumpRules, leave_alone: Callable[[int], None], dumps: dict[int, str]
+) -> None:
+    """The command for each, the first one first, until the time is over."""
+    until = clock.now() + dump.wait
+    several = anyio.CapacityLimiter(AT_A_TIME)
+
+    async def one(peer: Peer) -> None:
+        async with several:
+            dumps[peer.rank] = await _output(peer, dump, round(until - clock.now(), 2), leave_alone)
+
+    async with anyio.create_task_group() as tasks:
+        for peer in peers:
+            tasks.start_soon(one, peer)
+
+
+async def _output(peer: Peer, dump: DumpRules, within: float, leave_alone: Callable[[int], None]) -> str:
+    if within <= 0:
+        return "no time was left"
+    names = {"pid": str(peer.pid), "rank": str(peer.rank), "local_rank": str(peer.local_rank)}
+    argv = [substitute(word, names) for word in dump.command]
+    try:
+        file = _file_of_fixed_size()
+    except OSError as error:
+        return f"it cannot be run: {error.strerror}"
+    try:
+        wrong = await run_command(argv, b"", os.environ, within, leave_alone, output=file)
+        written = os.pread(file, os.lseek(file, 0, os.SEEK_CUR), 0).decode(errors="replace")
+    finally:
+        os.close(file)
+    return f"{written}{f'it {wrong}' if wrong else ''}"
+
+
+def _file_of_fixed_size() -> int:
+    """To write beyond its end fails: of a command that goes on for ever there is a beginning. Raises ``OSError``."""
+    file = os.memfd_create("dump", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(file, DUMP)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def _signal(pid: int, signal: int) -> None:
+    with suppress(OSError):  # short of descriptors: there is other evidence
+        process = read_process(pid)
+        if process is not None:
+            send(process, signal)
+
+
+def _titled(peer: Peer, text: str) -> str:
+    lines = text.splitlines() or ["(nothing)"]
+    return "\n".join([f"rank {peer.rank}:", *(f"  {line}" for line in lines)])

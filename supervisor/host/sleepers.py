@@ -1,0 +1,114 @@
+"""Workers in uninterruptible sleep: who has been held by the kernel for longer than a limit, and is let go again.
+
+Nothing tells of it, so it has to be looked for: four times within the limit, and only where there is one. A thread that
+was let go between two looks has run since, which its count of context switches shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from supervisor import clock
+from supervisor.core.messages import Worker
+from supervisor.host.threads import Thread, family, switches, threads, where
+
+LOOKS = 4
+"""Looks within the limit."""
+
+AT_A_STRETCH = 8
+"""Workers that are looked at before the loop may serve others."""
+
+
+class _Sleep(NamedTuple):
+    """A thread sleeps at least since then. Who it is, and how often it had run, tell this sleep from the next."""
+
+    since: float
+    identity: tuple[int, int]
+    switches: str
+
+
+class _Watched:
+    """A worker under watch."""
+
+    __slots__ = ("held", "pid", "sleeps")
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.held = False
+        self.sleeps: dict[int, _Sleep] = {}
+
+
+class Sleepers:
+    """The workers of one group, looked at while there are any. Lives in one event loop; has to be closed."""
+
+    def __init__(
+        self, limit: float, held: Callable[[Worker, int, str], None], let_go: Callable[[Worker], None]
+    ) -> None:
+        """``limit`` in seconds. ``held`` is told once of each worker that is, with the process and where it waits;
+        ``let_go`` when it is not any more."""
+        self._limit = limit
+        self._held = held
+        self._let_go = let_go
+        self._watched: dict[Worker, _Watched] = {}
+        self._queue: list[Worker] = []
+        self._next: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def looks(self) -> bool:
+        """Whether it will look again: as long as there is anybody."""
+        return self._next is not None
+
+    def started(self, worker: Worker, pid: int) -> None:
+        """The worker's own process is ``pid``, which stays its number until ``ended``."""
+        self._watched[worker] = _Watched(pid)
+        if self._next is None:
+            self._look_after(self._limit / LOOKS)
+
+    def ended(self, worker: Worker) -> None:
+        """Its own process has been waited for: what is left of it is looked after by others."""
+        self._watched.pop(worker, None)
+        if not self._watched:
+            self.close()
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+
+    def _look_after(self, pause: float) -> None:
+        self._next = self._loop.call_later(pause, self._look)
+
+    def _look(self) -> None:
+        self._queue = self._queue or list(self._watched)
+        stretch, self._queue = self._queue[:AT_A_STRETCH], self._queue[AT_A_STRETCH:]
+        self._look_after(0.0 if self._queue else self._limit / LOOKS)
+        for worker in stretch:
+            watched = self._watched.get(worker)
+            if watched is not None:
+                self._look_at(worker, watched)
+
+    def _look_at(self, worker: Worker, watched: _Watched) -> None:
+        now = clock.now()
+        sleeping = [thread for pid in family(watched.pid) for thread in threads(pid) if thread.state == "D"]
+        before, watched.sleeps = watched.sleeps, {thread.tid: _sleep(thread, now) for thread in sleeping}
+        held: Thread | None = None
+        for thread in sleeping:
+            earlier = before.get(thread.tid)
+            if earlier is not None and earlier[1:] == watched.sleeps[thread.tid][1:]:
+                watched.sleeps[thread.tid] = earlier
+                if held is None and now - earlier.since >= self._limit:
+                    held = thread
+        if held is not None and not watched.held:
+            watched.held = True
+            self._held(worker, held.pid, where(held))
+        elif held is None and watched.held:
+            watched.held = False
+            self._let_go(worker)
+
+
+def _sleep(thread: Thread, now: float) -> _Sleep:
+    return _Sleep(now, thread.seen.identity, switches(thread))

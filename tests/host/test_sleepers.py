@@ -1,0 +1,108 @@
+"""Who is held by the kernel for longer than a limit is told of, once, and again when it is let go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from supervisor import clock
+from supervisor.core.messages import Worker
+from supervisor.host.sleepers import LOOKS, Sleepers
+from supervisor.host.threads import family, threads
+from tests.host.held import held_for, let_go
+from tests.host.observing import until
+
+ME = Worker(0, 0)
+Start = Callable[[int], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a process that is held so many times; whatever happens, nothing of it stays."""
+    started: list[subprocess.Popen[str]] = []
+
+    def _start(times: int) -> subprocess.Popen[str]:
+        command = held_for(tmp_path / "fifo", times)
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield _start
+    for process in started:
+        for pid in family(process.pid)[1:]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.kill()
+        process.communicate()
+
+
+class Told:
+    """What is told of the workers of a group that may sleep for ``limit`` seconds."""
+
+    def __init__(self, limit: float) -> None:
+        self.held: list[tuple[Worker, int, str]] = []
+        self.let_go: list[Worker] = []
+        self.sleepers = Sleepers(limit, lambda *held: self.held.append(held), self.let_go.append)
+
+
+async def test_a_thread_that_is_held_is_told_of_once_and_when_it_is_let_go(start: Start, tmp_path: Path) -> None:
+    process = start(1)
+    told = Told(0.2)
+    told.sleepers.started(ME, process.pid)
+    begun_at = clock.now()
+    await until(lambda: told.held)
+    assert clock.now() - begun_at >= 0.2
+    [(worker, found, details)] = told.held
+    assert (worker, found) == (ME, process.pid)
+    assert f"(thread of {process.pid}), D" in details
+    await until(partial(_is_past, clock.now() + 0.2))
+    let_go(tmp_path / "fifo")
+    await until(lambda: told.let_go)
+    assert len(told.held) == 1
+    told.sleepers.close()
+
+
+async def test_a_child_that_is_held_counts_for_its_worker(start: Start) -> None:
+    process = start(1)
+    told = Told(0.05)
+    told.sleepers.started(ME, os.getpid())
+    await until(lambda: told.held)
+    assert told.held[0][1] == process.pid
+    told.sleepers.ended(ME)
+
+
+async def test_many_short_sleeps_are_no_long_one(start: Start, tmp_path: Path) -> None:
+    """It is in state D whenever somebody looks, and yet it gets on."""
+    process = start(1000)
+    assert process.stdout is not None
+    told = Told(0.3)
+    told.sleepers.started(ME, process.pid)
+    over_at = clock.now() + 1.0
+    while clock.now() < over_at:
+        await until(lambda: any(thread.state == "D" for thread in threads(process.pid)))
+        await until(partial(_is_past, clock.now() + 0.3 / LOOKS / 2))
+        let_go(tmp_path / "fifo")
+        assert process.stdout.readline() == "let go\n"
+    assert not told.held
+    told.sleepers.close()
+
+
+def _is_past(at: float) -> bool:
+    return clock.now() > at
+
+
+async def test_nothing_wakes_the_loop_when_nobody_is_under_watch() -> None:
+    told = Told(0.05)
+    looks = [told.sleepers.looks]
+    told.sleepers.started(ME, os.getpid())
+    looks.append(told.sleepers.looks)
+    told.sleepers.ended(ME)
+    told.sleepers.ended(ME)
+    looks.append(told.sleepers.looks)
+    assert looks == [False, True, False]
