@@ -65,7 +65,7 @@ class Launch(NamedTuple):
 
 def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Launch:
     """What the flags mean in this environment. Raises ``WrongUsage`` with every reason why they cannot be had."""
-    wrong = refused.missing(flags, environ)
+    wrong: list[str] = []
     notes: list[str] = []
 
     def read(what: str, reader: Callable[[], Value], instead: Value) -> Value:
@@ -219,7 +219,16 @@ def _watchdog(environ: Mapping[str, str]) -> WatchdogRules:
         timer_file=environ.get("TORCHELASTIC_ENABLE_FILE_TIMER") == "1",
         timer_path=environ.get("TORCHELASTIC_TIMER_FILE", ""),
         notify=False,
+        uninterruptible=_uninterruptible(environ.get("TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT", "")),
     )
+
+
+def _uninterruptible(text: str) -> float:
+    """Seconds in D state; no positive number is "off", as torch has it (``_resolve_uninterruptible_state_timeout``)."""
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        return 0.0
 
 
 def _texts(given: str | None) -> tuple[str, ...]:

@@ -1,11 +1,8 @@
-"""What torchrun's users may ask for and this version does not do. Nothing that was asked for is left out silently."""
+"""What torchrun's users may ask for and cannot have. Nothing that was asked for is left out silently."""
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Callable, Mapping
 from importlib import metadata
-from typing import NamedTuple
 
 from supervisor.errors import USAGE, RankdError
 
@@ -17,32 +14,6 @@ class WrongUsage(RankdError):
 
     def __init__(self, *reasons: str) -> None:
         super().__init__("\nrankd: ".join(reasons))
-
-
-class NotYet(NamedTuple):
-    """A part of torchrun that is still missing here."""
-
-    what: str
-    is_asked_for: Callable[[Namespace, Mapping[str, str]], bool]
-    instead: str
-
-
-def _positive(text: str) -> bool:
-    """Whether torchrun would take the text for a time limit (``_resolve_uninterruptible_state_timeout``)."""
-    try:
-        return float(text) > 0
-    except ValueError:
-        return False
-
-
-NOT_YET = (
-    NotYet(
-        "TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT",
-        lambda _, environ: _positive(environ.get("TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT", "")),
-        "this version does not look for workers in D state; unset it to run without",
-    ),
-)
-"""Whatever has been built leaves this table."""
 
 
 def logs_specs(name: str) -> str:
@@ -61,8 +32,3 @@ def logs_specs(name: str) -> str:
         "a class of torch's LogsSpecs chooses files inside torchrun; rankd places them itself "
         "(allowed: default; --log-dir, --redirects, --tee and the filters say which)"
     )
-
-
-def missing(flags: Namespace, environ: Mapping[str, str]) -> list[str]:
-    """Why this command cannot be run yet: one sentence for each thing that is not there."""
-    return [f"{one.what}: {one.instead}" for one in NOT_YET if one.is_asked_for(flags, environ)]

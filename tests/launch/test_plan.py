@@ -291,7 +291,6 @@ def test_several_workers_without_omp_num_threads_are_told_of_it() -> None:
             "--numa-binding: exclusive is not possible",
         ),
         (["--event-log-handler", "kafka"], {}, "--event-log-handler kafka: .*console"),
-        ([], {"TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT": "60"}, "TORCHELASTIC_UNINTERRUPTIBLE.*: .*unset"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_words(words: list[str], environ: dict[str, str], said: str) -> None:
@@ -342,3 +341,19 @@ def test_somebody_elses_logs_specs_are_refused_with_the_reason(
     monkeypatch.delitem(sys.modules, "somebody_elses_logs", raising=False)
     with pytest.raises(WrongUsage, match=said):
         launch("--logs-specs", "mine")
+
+
+def test_torchs_watchdog_is_what_its_variables_say() -> None:
+    off = group().watchdog
+    assert (off.timer_file, off.notify, off.uninterruptible) == (False, False, 0.0)
+    environ = {
+        "TORCHELASTIC_ENABLE_FILE_TIMER": "1", "TORCHELASTIC_TIMER_FILE": "/tmp/timers",
+        "TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT": "2.5",
+    }  # fmt: skip
+    on = group(environ=environ).watchdog
+    assert (on.timer_file, on.timer_path, on.uninterruptible) == (True, "/tmp/timers", 2.5)
+
+
+@pytest.mark.parametrize("text", ["", "off", "0", "-1", "nan"])
+def test_no_positive_time_in_d_state_is_no_limit(text: str) -> None:
+    assert group(environ={"TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT": text}).watchdog.uninterruptible == 0.0
