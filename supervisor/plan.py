@@ -62,6 +62,29 @@ class StopRules:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """How a worker is asked whether it is ready; one of ``http``, ``tcp`` and ``exec`` says whom to ask.
+
+    ``http`` is a URL, ``tcp`` an address HOST:PORT, ``exec`` a command; each may name variables of the worker's.
+    Durations in seconds. So many answers in a row make it ready (``rise``), or not ready (``fall``); with ``liveness``,
+    one that is not ready any more has failed.
+    """
+
+    http: str = ""
+    tcp: str = ""
+    exec: tuple[str, ...] = ()
+    interval: float = 5.0
+    timeout: float = 1.0
+    rise: int = 1
+    fall: int = 3
+    liveness: bool = False
+
+
+Source = Literal["probe", "notify"]
+"""Who says that a worker is ready."""
+
+
+@dataclass(frozen=True, slots=True)
 class Streams:
     """torch's redirect syntax, parsed: bit 1 stdout, bit 2 stderr; ``of`` by local rank, ``rest`` for all others."""
 
@@ -164,7 +187,13 @@ class GroupPlan:
     master_port: int = 0
     restart: RestartRules = RestartRules()
     stop: StopRules = StopRules()
+    probe: Probe | None = None
     resources: Resources = Resources()
+
+    @property
+    def readiness(self) -> frozenset[Source]:
+        """Who has to say of a worker that it is ready; empty: it is as soon as it runs."""
+        return frozenset() if self.probe is None else frozenset({"probe"})
 
 
 @dataclass(frozen=True, slots=True)

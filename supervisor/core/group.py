@@ -8,6 +8,7 @@ The rules, in short:
 - The first failure of an attempt is its root cause. What ends after we began to stop was stopped, not failed.
 - Every wait has a timer: a pause before a restart, each rung of a stop ladder. What outlives the last rung is named
   ``unkillable``, its slot stays held, and the group fails rather than restart over it.
+- A worker that is found failed is *condemned*: it climbs a ladder of its own, and then has failed as any other does.
 - A phase changes only along ``TRANSITIONS``.
 """
 
@@ -17,6 +18,7 @@ import re
 from typing import assert_never
 
 from supervisor.core.ending import START_FAILED, attempt_ended, worker_exited, worker_gone, worker_not_started
+from supervisor.core.judging import climb_condemned, worker_ready, worker_unready
 from supervisor.core.messages import (
     DependencyLost,
     Input,
@@ -27,7 +29,9 @@ from supervisor.core.messages import (
     WorkerExited,
     WorkerGone,
     WorkerNotStarted,
+    WorkerReady,
     WorkerStarted,
+    WorkerUnready,
     WorldFormed,
     WorldRefused,
 )
@@ -56,6 +60,10 @@ def step(group: Group, input: Input, now: float) -> Outcome:
                 attempt_ended(turn, "transient", "start", Failure(now, attempt, -1, reason, START_FAILED))
         case WorkerStarted(worker, pid):
             worker_started(turn, worker, pid)
+        case WorkerReady(worker, source):
+            worker_ready(turn, worker, source)
+        case WorkerUnready(worker, source, reason):
+            worker_unready(turn, worker, source, reason)
         case WorkerNotStarted():
             worker_not_started(turn, input)
         case WorkerExited():
@@ -83,6 +91,8 @@ def timer_fired(turn: Turn, name: str, at: float) -> None:
                 climb_to(turn, climb.rung + 1)
             else:
                 leave_unkillable(turn)
+        case ["condemned", text]:
+            climb_condemned(turn, _rank(text), at)
         case ["restart", text]:
             rank = _rank(text)
             if group.pauses.get(rank) == at and rank not in group.live:

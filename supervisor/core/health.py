@@ -17,8 +17,9 @@ Stage = Literal["starting", "running", "draining", "stopping", "stopped"]
 class WorkerView:
     """One worker.
 
-    ``state``: pending, starting, ready, stopping, stopped, backing_off, exited, succeeded, failed, unkillable.
-    ``since`` is when it came into that state; ``exit`` how its last process ended, in words ("" while the first runs).
+    ``state``: pending, starting, ready, unready, stopping, stopped, backing_off, exited, succeeded, failed, unkillable.
+    ``since`` is when it came into that state; ``exit`` how its last process ended, in words ("" while the first runs);
+    ``why`` what a worker that runs is not ready for.
     """
 
     rank: int
@@ -28,6 +29,7 @@ class WorkerView:
     pid: int | None = None
     attempt: int = -1
     exit: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

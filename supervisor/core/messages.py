@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from supervisor.plan import Reach, World
+from supervisor.plan import Reach, Source, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,23 @@ Fault = Literal["permanent", "transient", "abandoned"]
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """``source`` finds that the worker can do its work."""
+
+    worker: Worker
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUnready:
+    """``source`` finds that the worker cannot do its work, or not any more, and why."""
+
+    worker: Worker
+    source: Source
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerNotStarted:
     """The worker never ran.
 
@@ -156,8 +173,8 @@ class TimerFired:
 
 
 Input = (
-    StartRequested | DependencyLost | StopRequested | WorldFormed | WorldRefused | WorkerStarted | WorkerNotStarted
-    | WorkerExited | StraysFound | WorkerGone | TimerFired
+    StartRequested | DependencyLost | StopRequested | WorldFormed | WorldRefused | WorkerStarted | WorkerReady
+    | WorkerUnready | WorkerNotStarted | WorkerExited | StraysFound | WorkerGone | TimerFired
 )  # fmt: skip
 
 

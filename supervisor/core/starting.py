@@ -5,7 +5,7 @@ from __future__ import annotations
 from supervisor.core import events, restarts
 from supervisor.core.messages import FormWorld, SetTimer, StartWorkers, Worker
 from supervisor.core.ranks import Ranks
-from supervisor.core.state import Phase, Slot
+from supervisor.core.state import Phase, Readiness, Slot
 from supervisor.core.turn import Turn, rung_of, send
 from supervisor.plan import World
 
@@ -60,9 +60,10 @@ def worker_started(turn: Turn, worker: Worker, pid: int) -> None:
         return
     group = turn.group
     turn.events.append(events.worker_started(turn.now, turn.who(worker), pid))
-    slot = Slot(worker, turn.now, pid)
+    awaited = group.plan.readiness
+    slot = Slot(worker, turn.now, pid, readiness=Readiness(awaited, turn.now) if awaited else None)
     if group.phase in (Phase.STARTING, Phase.RUNNING):
-        turn.put(slot, awaited=group.awaited - 1, ready=group.ready + 1)
+        turn.put(slot, awaited=group.awaited - 1, ready=group.ready + slot.is_ready)
         settle_start(turn)
     else:
         turn.put(slot, awaited=group.awaited - 1)

@@ -40,6 +40,8 @@ def stop(turn: Turn, after: Again | Verdict, why: str) -> None:
     group = turn.group
     turn.effects.extend([CancelTimer(f"restart:{rank}") for rank in group.pauses])
     turn.effects.extend([CancelTimer(f"strays:{rank}") for rank in group.strays])
+    condemned = [slot.worker.rank for slot in group.live.values() if slot.condemned is not None]
+    turn.effects.extend([CancelTimer(f"condemned:{rank}") for rank in condemned])
     turn.set(pauses=Ranks(), strays=Ranks(), ready=0, ready_at=None)
     if not group.live:
         _go_on(turn, after)
@@ -141,7 +143,7 @@ def climb_strays(turn: Turn, rank: int, climb: Climb) -> None:
     turn.set(
         strays=group.strays.drop(rank), failure=Failure(turn.now, slot.worker.attempt, group.rank(rank), reason, 1)
     )
-    _name_unkillable(turn, [rank])
+    name_unkillable(turn, [rank])
     stop(turn, Verdict("failed", 1, reason), reason)
 
 
@@ -150,13 +152,13 @@ def leave_unkillable(turn: Turn) -> None:
     group = turn.group
     assert group.after is not None
     ranks = list(group.live)
-    _name_unkillable(turn, ranks)
+    name_unkillable(turn, ranks)
     names = ", ".join(str(group.rank(rank)) for rank in ranks[:8]) + (" ..." if len(ranks) > 8 else "")
     why = f"rank{'s' if len(ranks) > 1 else ''} {names} cannot be killed"
     turn.finish(Verdict("failed", group.after.exit_code or 1, why))
 
 
-def _name_unkillable(turn: Turn, ranks: list[int]) -> None:
+def name_unkillable(turn: Turn, ranks: list[int]) -> None:
     group = turn.group
     turn.set(unkillable=group.unkillable.union(ranks))
     for rank in ranks:

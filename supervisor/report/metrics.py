@@ -23,7 +23,8 @@ from supervisor.core.state import Phase
 from supervisor.report.counts import Counts, Histogram
 
 WORKER_STATES = (
-    "pending", "starting", "ready", "stopping", "stopped", "backing_off", "exited", "succeeded", "failed", "unkillable",
+    "pending", "starting", "ready", "unready", "stopping", "stopped", "backing_off", "exited", "succeeded", "failed",
+    "unkillable",
 )  # fmt: skip
 """Every ``WorkerView.state``: each is told, so that a series does not vanish when it comes to nothing."""
 

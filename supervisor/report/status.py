@@ -62,6 +62,7 @@ def _worker(view: WorkerView) -> dict[str, Any]:
         "pid": view.pid,
         "attempt": view.attempt,
         "exit": view.exit,
+        "why": view.why,
     }
 
 

@@ -41,7 +41,9 @@ from supervisor.core.messages import (
     WorkerExited,
     WorkerGone,
     WorkerNotStarted,
+    WorkerReady,
     WorkerStarted,
+    WorkerUnready,
     WorldFormed,
     WorldRefused,
 )
@@ -52,8 +54,10 @@ from supervisor.plan import (
     DaemonPlan,
     GroupPlan,
     LogRules,
+    Probe,
     RestartRules,
     Rung,
+    Source,
     StopRules,
     single_host_world,
 )
@@ -64,12 +68,12 @@ NO_PAUSE = Backoff(initial=0.0)
 
 def job(
     name: str = "job", workers: int = 1, *, restart: RestartRules | None = None, stop: StopRules | None = None,
-    depends_on: Mapping[str, Condition] | None = None, required: bool = True,
+    depends_on: Mapping[str, Condition] | None = None, required: bool = True, probe: Probe | None = None,
 ) -> GroupPlan:  # fmt: skip
     """A group with three restarts at once and a ladder of SIGTERM, 30 s, SIGKILL, 10 s, unless said otherwise."""
     return GroupPlan(
         name=name, command=("job",), workers=workers, role=name, logs=LogRules("/logs"), depends_on=depends_on or {},
-        required=required, restart=restart or RestartRules(), stop=stop or StopRules(LADDER),
+        required=required, restart=restart or RestartRules(), stop=stop or StopRules(LADDER), probe=probe,
     )  # fmt: skip
 
 
@@ -100,6 +104,14 @@ def refused(reason: str, of: str = "") -> Happening:
 
 def started(rank: int, attempt: int | None = None, of: str = "") -> Happening:
     return _about(of, rank, attempt, lambda worker: WorkerStarted(worker, 1000 + rank))
+
+
+def ready(rank: int, source: Source = "probe", attempt: int | None = None, of: str = "") -> Happening:
+    return _about(of, rank, attempt, lambda worker: WorkerReady(worker, source))
+
+
+def unready(rank: int, reason: str, source: Source = "probe", attempt: int | None = None, of: str = "") -> Happening:
+    return _about(of, rank, attempt, lambda worker: WorkerUnready(worker, source, reason))
 
 
 def not_started(rank: int, fault: Fault, reason: str = "no", exit_code: int = 126, of: str = "") -> Happening:
