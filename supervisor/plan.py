@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Scope = Literal["group", "worker"]
@@ -406,6 +406,7 @@ class WorkerPlan:
     group: str = ""
     umask: int = -1
     resources: Resources = Resources()
+    probe: Probe | None = None
 
 
 def worker_plan(
@@ -414,8 +415,8 @@ def worker_plan(
 ) -> WorkerPlan:  # fmt: skip
     """One worker's plan. ``shared`` is ``group_environment`` and ``world_environment`` together.
 
-    ``command`` and ``cwd`` may name any variable that the worker will see. So may a value of the group's own ``env``,
-    but of that ``env`` only what stands above it; its own name means what was inherited
+    ``command``, ``cwd`` and the probe may name any variable that the worker will see. So may a value of the group's own
+    ``env``, but of that ``env`` only what stands above it; its own name means what was inherited
     (``PATH = "/opt/bin:${PATH}"``).
     Raises ``ValueError`` as ``rank_environment`` does.
     """
@@ -446,4 +447,14 @@ def worker_plan(
         group=group.group,
         umask=group.umask,
         resources=group.resources,
+        probe=group.probe and _probe_of(group.probe, env),
+    )
+
+
+def _probe_of(probe: Probe, env: Mapping[str, str]) -> Probe:
+    return replace(
+        probe,
+        http=substitute(probe.http, env),
+        tcp=substitute(probe.tcp, env),
+        exec=tuple(substitute(word, env) for word in probe.exec),
     )

@@ -11,7 +11,7 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 from supervisor import values
-from supervisor.config import defaults, files, relations
+from supervisor.config import defaults, files, probes, relations
 from supervisor.config.mistakes import Mistakes
 from supervisor.config.places import Path
 from supervisor.plan import (
@@ -77,7 +77,7 @@ def _group(
         mistakes.say(("groups", name, "command", 0), "must not be empty")
     env = _env(name, group, folder, mistakes)
     seen = {**(environ if group.inherit_env else {}), **env}
-    return GroupPlan(
+    plan = GroupPlan(
         name=name,
         command=(*group.command, *group.args),
         workers=workers,
@@ -95,8 +95,11 @@ def _group(
         master_port=group.master_port,
         restart=_restart(name, group.restart, mistakes),
         stop=StopRules(_ladder(group.stop), group.stop.scope),
+        probe=probes.probe_of(("groups", name, "probe"), group.probe, mistakes),
         resources=_resources(name, group.resources, workers, seen, mistakes),
     )
+    probes.check_addresses(("groups", name, "probe"), plan, environ, mistakes)
+    return plan
 
 
 LAST_WAIT = 10.0

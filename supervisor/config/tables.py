@@ -217,6 +217,21 @@ class Logs(Table):
     )
 
 
+class Probe(Table):
+    """How each worker is asked whether it is ready: by one of http, tcp and exec. Without any it is once it runs."""
+
+    http: Word | None = key(None, "A URL, such as http://127.0.0.1:${PORT}/health; ready is 200 to 399.")
+    tcp: Word | None = key(None, "An address, such as 127.0.0.1:${PORT}; ready is who takes a connection.")
+    exec: Annotated[list[String], Field(min_length=1)] | None = key(
+        None, "A command, run as the worker is; ready is exit code 0."
+    )
+    interval: Duration = key("5s", "From one question to the next; the first ones come sooner.")
+    timeout: Duration = key("1s", "An answer that takes longer is none.")
+    rise: Annotated[int, Field(ge=1)] = key(1, "So many good answers in a row: ready.")
+    fall: Annotated[int, Field(ge=1)] = key(3, "So many bad ones in a row: not ready.")
+    liveness: bool = key(False, "Whether a worker that was ready and is not any more has failed, and is restarted.")
+
+
 class Rlimits(Table):
     """Resource limits of each worker: one value for soft and hard, or { soft = ..., hard = ... }. Default: rankd's."""
 
@@ -287,6 +302,7 @@ class Group(Table):
     master_port: Port = key(0, "MASTER_PORT; 0: a free one, kept for this group.")
     restart: Restart = key({})
     stop: Stop = key({})
+    probe: Probe = key({})
     logs: Logs = key({})
     resources: Resources = key({})
 

@@ -90,10 +90,11 @@ def worker_ready(at: float, who: Who, source: Source, took_for: float) -> Event:
     )  # fmt: skip
 
 
-def worker_unready(at: float, who: Who, source: Source, reason: str) -> Event:
+def worker_unready(at: float, who: Who, source: Source, reason: str, output: str = "") -> Event:
+    """``output``: the last lines that were printed about it."""
     return Event(
         "worker.unready", "warning", at, f"rank {who.rank} is not ready: {reason}", who.group,
-        {**_of(who), "source": source, "reason": reason},
+        {**_of(who), "source": source, "reason": reason} | ({"output": output} if output else {}),
     )  # fmt: skip
 
 

@@ -62,8 +62,8 @@ def step(group: Group, input: Input, now: float) -> Outcome:
             worker_started(turn, worker, pid)
         case WorkerReady(worker, source):
             worker_ready(turn, worker, source)
-        case WorkerUnready(worker, source, reason):
-            worker_unready(turn, worker, source, reason)
+        case WorkerUnready():
+            worker_unready(turn, input)
         case WorkerNotStarted():
             worker_not_started(turn, input)
         case WorkerExited():

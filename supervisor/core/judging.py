@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from supervisor.core import events
 from supervisor.core.events import By
-from supervisor.core.messages import SetTimer, Worker
+from supervisor.core.messages import SetTimer, Worker, WorkerUnready
 from supervisor.core.starting import settle_start
 from supervisor.core.state import Climb, Condemned, Failure, Phase, Readiness, Slot, Verdict
 from supervisor.core.stopping import name_unkillable, stop
@@ -28,24 +28,25 @@ def worker_ready(turn: Turn, worker: Worker, source: Source) -> None:
     settle_start(turn)
 
 
-def worker_unready(turn: Turn, worker: Worker, source: Source, reason: str) -> None:
+def worker_unready(turn: Turn, found: WorkerUnready) -> None:
     """Said of one that was ready for that source, and may be alive no more; or of one that never was, which only waits.
 
     How long it may wait is a matter of time limits, and not of how often it was asked.
     """
+    worker, source, reason = found.worker, found.source, found.reason
     slot = _running(turn, worker)
     if slot is None:
         return
     missing = slot.readiness.missing if slot.readiness is not None else frozenset()
-    found = replace(slot, readiness=Readiness(missing | {source}, turn.now, reason))
-    turn.put(found, ready=turn.group.ready - slot.is_ready)
-    turn.events.append(events.worker_unready(turn.now, turn.who(worker), source, reason))
+    after = replace(slot, readiness=Readiness(missing | {source}, turn.now, reason))
+    turn.put(after, ready=turn.group.ready - slot.is_ready)
+    turn.events.append(events.worker_unready(turn.now, turn.who(worker), source, reason, found.output))
     degrade(turn, worker.attempt, f"rank {turn.group.rank(worker.rank)} is not ready: {reason}")
     probe = turn.group.plan.probe
     if source == "probe" and source not in missing and probe is not None and probe.liveness:
         signal = turn.group.plan.stop.ladder[0].signal
         turn.events.append(events.worker_probe_failed(turn.now, turn.who(worker), slot.pid, signal, reason))
-        condemn(turn, found, "probe", f"failed its probe ({reason})")
+        condemn(turn, after, "probe", f"failed its probe ({reason})")
 
 
 def condemn(turn: Turn, slot: Slot, by: By, reason: str) -> None:

@@ -109,11 +109,15 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class WorkerUnready:
-    """``source`` finds that the worker cannot do its work, or not any more, and why."""
+    """``source`` finds that the worker cannot do its work, or not any more, and why.
+
+    ``output``: the last lines that it has printed to say so.
+    """
 
     worker: Worker
     source: Source
     reason: str
+    output: str = ""
 
 
 @dataclass(frozen=True, slots=True)

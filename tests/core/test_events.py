@@ -26,7 +26,8 @@ ARGUMENTS: dict[str, Any] = {
     "reasons": ("group a is starting",), "stream": "stdout", "lost": 512, "into": "stdout.log",
     "stderr_tail": "last\nwords", "over": False, "process": "99 sleep",
     "keys": ("memory_max", "cpu_max"), "words": "was killed by SIGKILL (out of memory)",
-    "source": "probe", "error": ErrorReport("ValueError: no", "Traceback ...", 1795349042, "no note"),
+    "source": "probe", "output": "last\nlines",
+    "error": ErrorReport("ValueError: no", "Traceback ...", 1795349042, "no note"),
 }  # fmt: skip
 
 PLACES = {"ready": {"health_changed": False}}
