@@ -10,6 +10,7 @@ import pytest
 
 from tests.end_to_end.configs import group, ladder, python
 from tests.end_to_end.conftest import Start
+from tests.end_to_end.rankd import until
 
 pytestmark = pytest.mark.end_to_end
 
@@ -109,6 +110,16 @@ def test_a_command_that_hangs_does_not_outlive_the_daemon(rankd: Start) -> None:
     daemon.wait_for("daemon.ready")
     assert daemon.stop() == 0
     assert daemon.strays() == []
+
+
+def test_a_command_that_hangs_does_not_outlive_a_daemon_that_is_killed(rankd: Start, tmp_path: Path) -> None:
+    probe = {"exec": ["sh", "-c", f"touch {tmp_path}/asked; setsid sleep 1000 & sleep 1000"], "timeout": "1h"}
+    daemon = rankd(group("job", ["/bin/sleep", "1000"], probe=probe))
+    until((tmp_path / "asked").exists, "question")
+    assert len(daemon.strays()) >= 2
+    daemon.signal(signal.SIGKILL)
+    assert daemon.wait() == -signal.SIGKILL
+    until(lambda: not daemon.strays(), "end of all processes")
 
 
 def test_who_depends_on_a_ready_group_waits_for_its_probe(rankd: Start, tmp_path: Path) -> None:
