@@ -75,6 +75,8 @@ class Vigils:
             case WorkerStarted(worker, pid):
                 self._pids[group, worker] = pid
                 vigil.started(worker, pid)
+            case WorkerReady(worker, "probe"):
+                vigil.found_ready(worker)
             case WorkerExited(worker):
                 vigil.ended(worker, self._pids.pop((group, worker), 0))
 
@@ -119,7 +121,7 @@ class Vigils:
             whose=partial(self._whose, group.name),
             found=partial(self._found, group.name),
             refused=partial(self._refused, group.name),
-            ready=lambda worker: self._post(group.name, WorkerReady(worker)),
+            ready=lambda worker: self._post(group.name, WorkerReady(worker, "notify")),
             stood_still=self._stood_still,
             user=user,
         )
