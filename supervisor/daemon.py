@@ -27,6 +27,7 @@ from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, W
 from supervisor.errors import BUG, AddressUnavailable
 from supervisor.host import error_file, signals, systemd
 from supervisor.host.cgroup import limits_without
+from supervisor.host.commands import Commands
 from supervisor.host.console import Console
 from supervisor.host.containment import become_subreaper
 from supervisor.host.guardian import Guardian, is_needed
@@ -34,6 +35,7 @@ from supervisor.host.hook import run_command
 from supervisor.host.leaves import contain
 from supervisor.host.output import Output
 from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
+from supervisor.host.probes import Probes
 from supervisor.host.proc import Process
 from supervisor.host.process import Processes, seal_inherited_fds
 from supervisor.host.sinks import Dropped
@@ -134,6 +136,9 @@ class Daemon:
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
         self._claims: dict[str, PortClaim] = {}
         self._state: StateFile | None = None
+        self._asked = [group.probe for group in plan.groups.values() if group.probe is not None]
+        self._commands: Commands | None = None
+        self._probes: Probes | None = None
         self._stop_heard_at: float | None = None
         self._stopped_by: int | None = None
         self._is_up = False
@@ -182,6 +187,8 @@ class Daemon:
                 leave_alone=self._containment.leave_alone,
             )
             self._counts.watched = self._vigils.by_group
+            if any(probe.exec for probe in self._asked):
+                self._commands = Commands(self._containment, self._processes.spawner)
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
             self._failures = Failures(
                 plan,
@@ -198,12 +205,14 @@ class Daemon:
                     self._progress(),
                     self._survived(),
                 ):
-                    self._processes.on_sigchld()  # some of what came with us may have ended before we listened
+                    self._on_sigchld()  # some of what came with us may have ended before we listened
                     await self._supervise()
             finally:
                 self._runtime.close()
                 self._vigils.close()
                 self._processes.close()
+                if self._commands is not None:
+                    self._commands.close()
                 self._containment.give_back()
                 output.close()
                 self._failures.flush()
@@ -232,7 +241,10 @@ class Daemon:
         shared = {**self._shared[group], **self._vigils.environment(group), **world_environment(world)}
 
         def plan_of(worker: Worker) -> WorkerPlan:
-            return worker_plan(self._plan, plan, world, shared, worker.rank, attempt=worker.attempt, restarts=restarts)
+            made = worker_plan(self._plan, plan, world, shared, worker.rank, attempt=worker.attempt, restarts=restarts)
+            if self._probes is not None:
+                self._probes.expect(group, worker, made)
+            return made
 
         self._processes.enqueue(group, ((worker, partial(plan_of, worker)) for worker in workers))
 
@@ -271,6 +283,8 @@ class Daemon:
     async def _live(self) -> None:
         runtime = self._runtime
         async with anyio.create_task_group() as tasks:
+            if self._asked:
+                self._probes = Probes(tasks, self._post, self._commands)
             tasks.start_soon(self._processes.run)
             tasks.start_soon(self._vigils.run)
             tasks.start_soon(self._ask_for_time_to_stop)
@@ -432,6 +446,8 @@ class Daemon:
         self._runtime.post(group, input)
         if isinstance(input, WorkerExited):
             self._counts.detection[group].observe(clock.now() - self._turns.pending_since)
+        if self._probes is not None:
+            self._probes.hear(group, input)
 
     def _who(self, group: str, worker: Worker) -> Who:
         rank = self._runtime.state.groups[group].rank(worker.rank)
@@ -439,7 +455,7 @@ class Daemon:
 
     def _on_signals(self) -> Mapping[int, Callable[[], None]]:
         callbacks: dict[int, Callable[[], None]] = {}
-        callbacks[signal.SIGCHLD] = self._processes.on_sigchld
+        callbacks[signal.SIGCHLD] = self._on_sigchld
         callbacks[signal.SIGUSR1] = self._reopen_logs
         callbacks[signal.SIGUSR2] = lambda: None  # without a handler it would end us
         if self._terminal is not None:
@@ -448,6 +464,11 @@ class Daemon:
             callbacks[signal.SIGHUP] = self._hung_up
         callbacks.update({number: partial(self._asked_to_end, number) for number in self._plan.stop_signals})
         return callbacks
+
+    def _on_sigchld(self) -> None:
+        self._processes.on_sigchld()
+        if self._commands is not None:
+            self._commands.on_sigchld()
 
     def _asked_to_end(self, number: int) -> None:
         """The first signal stops in order, one that comes later without waiting for what ignores SIGTERM.

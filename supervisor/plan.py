@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from string import Template
 from typing import Literal
 
@@ -61,9 +61,9 @@ class DumpRules:
 class WatchdogRules:
     """How long a worker may be silent, in seconds; 0: for ever. ``sections`` are limits by the section's name.
 
-    ``boot``: from its start to its first word. ``start_timeout``: from its start to READY=1. ``heartbeat``: between
-    two WATCHDOG=1. ``out_of_section``: with no section open. ``stopping``: from STOPPING=1 to its end.
-    ``uninterruptible``: in a sleep that no signal ends; who is, is not healthy.
+    ``boot``: from its start to its first word. ``start_timeout``: from its start to READY=1, or to the first good
+    answer to its probe. ``heartbeat``: between two WATCHDOG=1. ``out_of_section``: with no section open. ``stopping``:
+    from STOPPING=1 to its end. ``uninterruptible``: in a sleep that no signal ends; who is, is not healthy.
     ``timer_file``: torch's timers are taken, from a pipe at ``timer_path`` if that is not empty. ``notify``: so are
     words by sd_notify(3).
     """
@@ -95,6 +95,29 @@ class StopRules:
 
     ladder: tuple[Rung, ...] = (Rung(15, 30.0), Rung(9, 10.0))
     scope: Reach = "tree"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How a worker is asked whether it is ready; one of ``http``, ``tcp`` and ``exec`` says whom to ask.
+
+    ``http`` is a URL, ``tcp`` an address HOST:PORT, ``exec`` a command; each may name variables of the worker's.
+    Durations in seconds. So many answers in a row make it ready (``rise``), or not ready (``fall``); with ``liveness``,
+    one that is not ready any more has failed.
+    """
+
+    http: str = ""
+    tcp: str = ""
+    exec: tuple[str, ...] = ()
+    interval: float = 5.0
+    timeout: float = 1.0
+    rise: int = 1
+    fall: int = 3
+    liveness: bool = False
+
+
+Source = Literal["probe", "notify"]
+"""Who says that a worker is ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +233,16 @@ class GroupPlan:
     restart: RestartRules = RestartRules()
     stop: StopRules = StopRules()
     watchdog: WatchdogRules = WatchdogRules()
+    probe: Probe | None = None
     resources: Resources = Resources()
     returns: bool = False
 
     @property
-    def awaits_ready(self) -> bool:
-        """Whether a worker is ready only when it has said so, and not as soon as it has started."""
-        return self.watchdog.start_timeout > 0
+    def readiness(self) -> frozenset[Source]:
+        """Who has to say of a worker that it is ready: its probe, or else itself; empty: it is as soon as it runs."""
+        if self.probe is not None:
+            return frozenset({"probe"})
+        return frozenset({"notify"}) if self.watchdog.start_timeout > 0 else frozenset()
 
 
 STOP_SIGNALS = (15, 2, 3)
@@ -471,6 +497,7 @@ class WorkerPlan:
     group: str = ""
     umask: int = -1
     resources: Resources = Resources()
+    probe: Probe | None = None
 
 
 def worker_plan(
@@ -479,8 +506,8 @@ def worker_plan(
 ) -> WorkerPlan:  # fmt: skip
     """One worker's plan. ``shared`` is ``group_environment`` and ``world_environment`` together.
 
-    ``command`` and ``cwd`` may name any variable that the worker will see. So may a value of the group's own ``env``,
-    but of that ``env`` only what stands above it; its own name means what was inherited
+    ``command``, ``cwd`` and the probe may name any variable that the worker will see. So may a value of the group's own
+    ``env``, but of that ``env`` only what stands above it; its own name means what was inherited
     (``PATH = "/opt/bin:${PATH}"``).
     Raises ``ValueError`` as ``rank_environment`` does.
     """
@@ -516,4 +543,14 @@ def worker_plan(
         group=group.group,
         umask=group.umask,
         resources=group.resources,
+        probe=group.probe and _probe_of(group.probe, env),
+    )
+
+
+def _probe_of(probe: Probe, env: Mapping[str, str]) -> Probe:
+    return replace(
+        probe,
+        http=substitute(probe.http, env),
+        tcp=substitute(probe.tcp, env),
+        exec=tuple(substitute(word, env) for word in probe.exec),
     )

@@ -10,6 +10,7 @@ import json
 import math
 import re
 import signal as signals
+import socket
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
@@ -220,6 +221,41 @@ def signal_number(value: object) -> int:
         f'{shown(value)} is not a signal (allowed: a name such as "SIGTERM" or "TERM", '
         f"or a number from 1 to {int(signals.SIGRTMAX)}{hint})"
     )
+
+
+def tcp_address(value: str) -> tuple[str, int]:
+    """Host and port of ``127.0.0.1:8000``, ``[::1]:8000`` or ``localhost:8000``.
+
+    A name would have to be looked up, which takes a thread, and time that no probe has.
+    """
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]*)):([0-9]{1,5})", value)
+    host = (match[1] or match[2]) if match else ""
+    port = int(match[3]) if match else 0
+    if not 0 < port < 65536 or not (host == "localhost" or _is_ip(host, match is not None and match[1] is not None)):
+        raise ValueError(
+            f'{shown(value)} is not an address to ask (allowed: an IP address or "localhost", and a port: '
+            '"127.0.0.1:8000", "[::1]:8000")'
+        )
+    return host, port
+
+
+def _is_ip(host: str, is_v6: bool) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6 if is_v6 else socket.AF_INET, host)
+    except OSError:
+        return False
+    return True
+
+
+def http_url(value: str) -> tuple[str, int, str]:
+    """Host, port and path of ``http://127.0.0.1:8000/health?full=1``; the port is 80 and the path ``/`` if left out."""
+    match = re.fullmatch(r"http://([^/?#]+)((?:[/?][!-~]*)?)", value, re.ASCII)
+    if match is None or "#" in match[2]:
+        hint = "; https is not spoken here" if value.startswith("https:") else ""
+        raise ValueError(f'{shown(value)} is not a URL to ask (allowed: "http://127.0.0.1:8000/health"{hint})')
+    authority, path = match[1], match[2]
+    host, port = tcp_address(authority if re.search(r":[0-9]+$", authority) else f"{authority}:80")
+    return host, port, path if path.startswith("/") else f"/{path}"
 
 
 def streams(value: object) -> Streams:

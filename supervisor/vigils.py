@@ -113,6 +113,9 @@ class Vigils:
                     vigil.started(worker, pid)
                 if sleepers is not None:
                     sleepers.started(worker, pid)
+            case WorkerReady(worker, "probe"):
+                if vigil is not None:
+                    vigil.found_ready(worker)
             case WorkerExited(worker):
                 pid = self._pids.pop((group, worker), 0)
                 if vigil is not None:
@@ -163,7 +166,7 @@ class Vigils:
             whose=partial(self._whose, group.name),
             found=partial(self._found, group.name),
             refused=partial(self._refused, group.name),
-            ready=lambda worker: self._post(group.name, WorkerReady(worker)),
+            ready=lambda worker: self._post(group.name, WorkerReady(worker, "notify")),
             stood_still=self._stood_still,
             user=user,
         )

@@ -11,7 +11,7 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 from supervisor import values
-from supervisor.config import defaults, files, programs, relations
+from supervisor.config import defaults, files, probes, programs, relations
 from supervisor.config.mistakes import Mistakes
 from supervisor.config.places import Path
 from supervisor.host import names
@@ -88,7 +88,7 @@ def _group(
     workers = _workers(name, group, environ, mistakes)
     env = _env(name, group, folder, mistakes)
     seen = {**(environ if group.inherit_env else {}), **env}
-    return GroupPlan(
+    plan = GroupPlan(
         name=name,
         command=programs.command(name, group, seen, mistakes),
         workers=workers,
@@ -109,9 +109,12 @@ def _group(
         restart=_restart(name, group.restart, mistakes),
         stop=StopRules(_ladder(group.stop), group.stop.scope),
         watchdog=_watchdog(group.watchdog),
+        probe=probes.probe_of(("groups", name, "probe"), group.probe, mistakes),
         resources=_resources(name, group.resources, workers, seen, mistakes),
         returns=group.function is not None,
     )
+    probes.check_addresses(("groups", name, "probe"), plan, environ, mistakes)
+    return plan
 
 
 LAST_WAIT = 10.0

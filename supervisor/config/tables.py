@@ -235,7 +235,9 @@ class Watchdog(Table):
     timer_file: bool = key(True, "Take torch's expires() timers, from a named pipe that each group has for them.")
     boot: Duration = key("0s", "From its start to its first word, whatever that is.")
     start_timeout: Duration = key(
-        "0s", "From its start to READY=1; only then is a worker ready. 0: it is ready when it has started."
+        "0s",
+        "From its start to READY=1, or to a first good answer to its probe; only then is a worker ready. "
+        "0: without a probe it is ready when it has started.",
     )
     heartbeat: Duration = key("0s", "Between two WATCHDOG=1, the first of which may come with READY=1 or later.")
     sections: dict[SectionName, Duration] = key({}, "The longest that a section of that name may last.")
@@ -274,6 +276,21 @@ class Logs(Table):
     when_full: WhenFull = key(
         "drop", "A file or console takes nothing: drop and count what comes, or block the worker until it does."
     )
+
+
+class Probe(Table):
+    """How each worker is asked whether it is ready: by one of http, tcp and exec. Without any it is once it runs."""
+
+    http: Word | None = key(None, "A URL, such as http://127.0.0.1:${PORT}/health; ready is 200 to 399.")
+    tcp: Word | None = key(None, "An address, such as 127.0.0.1:${PORT}; ready is who takes a connection.")
+    exec: Annotated[list[String], Field(min_length=1)] | None = key(
+        None, "A command, run as the worker is; ready is exit code 0."
+    )
+    interval: Duration = key("5s", "From one question to the next; the first ones come sooner.")
+    timeout: Duration = key("1s", "An answer that takes longer is none.")
+    rise: Annotated[int, Field(ge=1)] = key(1, "So many good answers in a row: ready.")
+    fall: Annotated[int, Field(ge=1)] = key(3, "So many bad ones in a row: not ready.")
+    liveness: bool = key(False, "Whether a worker that was ready and is not any more has failed, and is restarted.")
 
 
 class Rlimits(Table):
@@ -357,6 +374,7 @@ class Group(Table):
     restart: Restart = key({})
     stop: Stop = key({})
     watchdog: Watchdog = key({})
+    probe: Probe = key({})
     logs: Logs = key({})
     resources: Resources = key({})
 

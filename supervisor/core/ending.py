@@ -8,9 +8,9 @@ from supervisor.core import events, restarts
 from supervisor.core.events import By
 from supervisor.core.messages import CancelTimer, ExitStatus, Worker, WorkerExited, WorkerNotStarted
 from supervisor.core.starting import resume_rank, settle_start
-from supervisor.core.state import Again, Ended, Failure, Group, Phase, Slot, Verdict
+from supervisor.core.state import Again, Condemned, Ended, Failure, Group, Phase, Slot, Verdict
 from supervisor.core.stopping import settle_stop, stop
-from supervisor.core.turn import Turn
+from supervisor.core.turn import Turn, degrade
 
 CRASH_SIGNALS = frozenset({4, 5, 6, 7, 8, 11, 31})
 """SIGILL SIGTRAP SIGABRT SIGBUS SIGFPE SIGSEGV SIGSYS: what a process brings upon itself."""
@@ -27,18 +27,18 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     group, now = turn.group, turn.now
     rules = group.plan.restart
     ran_for = now - slot.since
-    by = _by(group, slot, exited)
-    end = restarts.end_of(rules, status) if slot.silence is None else "failure"
+    condemned = None if exited.unasked else slot.condemned
+    by = _by(group, exited, condemned)
+    end: restarts.End = "failure" if condemned is not None else restarts.end_of(rules, status)
     success = end == "success"
     words = events.how_it_ended(status, by, exited.evidence)
-    if slot.silence is not None:
-        words = f"{slot.silence.reason} and {words}"
-        turn.effects.append(CancelTimer(f"silence:{worker.rank}"))
+    if condemned is not None:
+        words = f"{condemned.reason} and {words}"
     turn.events.append(events.worker_exited(now, turn.who(worker), slot.pid, status, by, ran_for, words))
     running = group.phase in (Phase.STARTING, Phase.RUNNING)
     turn.put(
         Slot(worker, now, slot.pid, status),
-        ready=group.ready - (running and slot.is_healthy),
+        ready=group.ready - (running and slot.is_ready),
         ended=group.ended.put(worker.rank, Ended(worker, now, slot.pid, status, by, success, words, exited.returned)),
     )
     after = f"{words} after {ran_for:.1f} s"
@@ -47,18 +47,22 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
             events.worker_failed(
                 now, turn.who(worker), after, root_cause=running, by=by, pid=slot.pid, status=status,
                 exit_code=status.code, stderr_tail=exited.stderr_tail, error=exited.error,
-                evidence=slot.silence.evidence if slot.silence is not None else "",
+                evidence=condemned.evidence if condemned is not None else "",
             )
         )  # fmt: skip
     if not running:
         return
+    if slot.condemned is not None:
+        turn.effects.append(CancelTimer(f"condemned:{worker.rank}"))
     if success and rules.scope == "group":
         _ended_well(turn)
         return
     rank = group.rank(worker.rank)
     exit_code = 128 + status.signal if status.signal is not None else status.code or 0
     failure = Failure(now, worker.attempt, rank, f"rank {rank} {after}", exit_code, status)
-    cause = slot.silence.by if slot.silence is not None else _cause(status, success)
+    cause = "finished" if success else "exit" if status.signal is None else "signal"
+    if condemned is not None:
+        cause = condemned.by
     if rules.scope == "worker":
         _rank_ended(turn, worker, end, cause, failure, healthy_for=ran_for)
     else:
@@ -67,18 +71,14 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
         )
 
 
-def _cause(status: ExitStatus, success: bool) -> str:
-    return "finished" if success else "exit" if status.signal is None else "signal"
-
-
-def _by(group: Group, slot: Slot, exited: WorkerExited) -> By:
-    """Who ended it: the kernel, where that is proved; the watchdog; we, if we had begun to stop it; itself, by exiting
-    or crashing; else somebody outside."""
+def _by(group: Group, exited: WorkerExited, condemned: Condemned | None) -> By:
+    """Who ended it: the kernel, where that is proved; what we had found it failed by; we, if we had begun to stop it;
+    itself, by exiting or crashing; else somebody outside."""
     status = exited.status
     if exited.oom:
         return "oom"
-    if slot.silence is not None:
-        return slot.silence.by
+    if condemned is not None:
+        return condemned.by
     if group.phase in (Phase.STOPPING, Phase.FINISHED) and not exited.unasked:
         ours = any(status.signal == rung.signal for rung in group.plan.stop.ladder)
         return "itself" if status.signal in CRASH_SIGNALS and not ours else "daemon"
@@ -89,7 +89,7 @@ def _ended_well(turn: Turn) -> None:
     """One worker is done. What follows when all are is decided when the last is gone: see ``worker_gone``."""
     group = turn.group
     turn.set(well=group.well + 1)
-    if not group.ready:
+    if not group.ready and not any(slot.status is None for slot in group.live.values()):
         turn.set(ready_at=None, why="no worker runs any more")
     settle_start(turn)
 
@@ -130,13 +130,7 @@ def _rank_ended(
         case restarts.Restart(pause):
             group = _restart(turn, verdict, end, cause, failure, rank=failure.rank)
             turn.set(pauses=group.pauses.put(worker.rank, turn.now + pause))
-            if group.ready_at is not None:
-                turn.set(ready_at=None, begun_at=turn.now, why=failure.reason)
-                turn.events.append(
-                    events.group_degraded(
-                        turn.now, group.plan.name, worker.attempt, group.ready, group.plan.workers, failure.reason
-                    )
-                )
+            degrade(turn, worker.attempt, failure.reason)
             if worker.rank not in group.live:
                 resume_rank(turn, worker.rank)
         case restarts.Failed():

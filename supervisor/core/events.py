@@ -13,9 +13,10 @@ from functools import cache
 from typing import Any, Literal
 
 from supervisor.core.messages import ErrorReport, ExitStatus, SilentBy
+from supervisor.plan import Source
 
 Level = Literal["debug", "info", "warning", "error"]
-By = Literal["itself", "daemon", "oom", "timer", "heartbeat", "outside"]
+By = Literal["itself", "daemon", "oom", "timer", "heartbeat", "probe", "outside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,34 @@ def worker_started(at: float, who: Who, pid: int) -> Event:
     )  # fmt: skip
 
 
+def worker_ready(at: float, who: Who, pid: int | None, source: Source, took_for: float) -> Event:
+    """Whoever is asked says so now; ``source`` was the last one. ``took_for``: since it has started, or lost it.
+
+    Workers of whom nobody is asked are ready when they have started, and this is not told of them.
+    """
+    return Event(
+        "worker.ready", "info", at, f"rank {who.rank} is ready after {took_for:.1f} s", who.group,
+        {**_of(who), "pid": pid, "source": source, "duration_ms": ms(took_for)},
+    )  # fmt: skip
+
+
+def worker_unready(at: float, who: Who, source: Source, reason: str, output: str = "") -> Event:
+    """``output``: the last lines that were printed about it."""
+    return Event(
+        "worker.unready", "warning", at, f"rank {who.rank} is not ready: {reason}", who.group,
+        {**_of(who), "source": source, "reason": reason} | ({"output": output} if output else {}),
+    )  # fmt: skip
+
+
+def worker_probe_failed(at: float, who: Who, pid: int | None, signal: int, reason: str) -> Event:
+    """A worker that was ready is found failed by its probe, and sent ``signal``."""
+    return Event(
+        "worker.probe_failed", "error", at,
+        f"rank {who.rank} has failed its probe: {reason}: sent {signal_name(signal)}", who.group,
+        {**_of(who), "pid": pid, "signal": signal_name(signal), "by": "probe", "reason": reason},
+    )  # fmt: skip
+
+
 def worker_exited(at: float, who: Who, pid: int, status: ExitStatus, by: By, ran_for: float, words: str = "") -> Event:
     """``words``: how it ended, if more is known than its status."""
     fields: dict[str, Any] = {**_of(who), "pid": pid}
@@ -132,15 +161,7 @@ def worker_failed(
     return Event("worker.failed", "error", at, f"rank {who.rank} failed: {reason}", who.group, fields)
 
 
-def worker_ready(at: float, who: Who, pid: int, took_for: float) -> Event:
-    """The worker has said so; workers of whom nobody awaits it are ready when they have started."""
-    return Event(
-        "worker.ready", "info", at, f"rank {who.rank} is ready after {took_for:.1f} s", who.group,
-        {**_of(who), "pid": pid, "duration_ms": ms(took_for)},
-    )  # fmt: skip
-
-
-def worker_silent(at: float, who: Who, pid: int, by: SilentBy, reason: str, signal: int, evidence: str) -> Event:
+def worker_silent(at: float, who: Who, pid: int | None, by: SilentBy, reason: str, signal: int, evidence: str) -> Event:
     """A timer of the worker's has expired, or it has missed a heartbeat, a section's end, its READY=1 ..."""
     name = "timer.expired" if by == "timer" else "worker.heartbeat_missed"
     fields = {**_of(who), "pid": pid, "reason": reason, "signal": signal_name(signal)}
@@ -257,7 +278,10 @@ def group_degraded(at: float, group: str, attempt: int, ready: int, size: int, w
 def group_restarting(
     at: float, group: str, attempt: int, why: str, cause: str, left: int | None, pause: float, rank: int | None = None
 ) -> Event:
-    """``cause`` is one of a few words for counting: exit, signal, start, finished. ``rank``: only that one restarts."""
+    """``cause`` is one of a few words for counting: exit, signal, timer, heartbeat, probe, start, finished.
+
+    ``rank``: only that one restarts.
+    """
     whom = f"group {group} restarts" if rank is None else f"rank {rank} of group {group} restarts"
     when = f" in {pause:.1f} s" if pause else ""
     left_words = "no limit" if left is None else f"{left} left"

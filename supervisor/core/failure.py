@@ -113,8 +113,8 @@ def _in_full(group: Group, event: Event, host: str, directory: str, date: Callab
 
 def _hint(fields: Any) -> str:
     """What else there is to think of."""
-    if fields.get("by") in ("timer", "heartbeat"):
-        return ""
+    if fields.get("by") in ("probe", "timer", "heartbeat"):
+        return ""  # how it ended was our doing, and why is in the reason
     if "signal" in fields:
         return "" if "memory" in fields["reason"] else HINTS.get(fields["signal"], "")
     code = fields.get("exit_code", 0)

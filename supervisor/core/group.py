@@ -8,6 +8,7 @@ The rules, in short:
 - The first failure of an attempt is its root cause. What ends after we began to stop was stopped, not failed.
 - Every wait has a timer: a pause before a restart, each rung of a stop ladder. What outlives the last rung is named
   ``unkillable``, its slot stays held, and the group fails rather than restart over it.
+- A worker that is found failed is *condemned*: it climbs a ladder of its own, and then has failed as any other does.
 - A phase changes only along ``TRANSITIONS``.
 """
 
@@ -18,6 +19,7 @@ from typing import assert_never
 
 from supervisor.core.ending import START_FAILED, attempt_ended, worker_exited, worker_gone, worker_not_started
 from supervisor.core.held import worker_held, worker_let_go
+from supervisor.core.judging import climb_condemned, worker_ready, worker_silent, worker_unready
 from supervisor.core.messages import (
     DependencyLost,
     Input,
@@ -33,11 +35,11 @@ from supervisor.core.messages import (
     WorkerReady,
     WorkerSilent,
     WorkerStarted,
+    WorkerUnready,
     WorldFormed,
     WorldRefused,
 )
-from supervisor.core.silence import outlives_silence, worker_silent
-from supervisor.core.starting import begin_attempt, start_all, start_one, start_requested, worker_ready, worker_started
+from supervisor.core.starting import begin_attempt, start_all, start_one, start_requested, worker_started
 from supervisor.core.state import Failure, Group, Outcome, Phase, Verdict
 from supervisor.core.stopping import climb_strays, climb_to, leave_unkillable, stop_requested, strays_found
 from supervisor.core.turn import Turn
@@ -62,10 +64,12 @@ def step(group: Group, input: Input, now: float) -> Outcome:
                 attempt_ended(turn, "transient", "start", Failure(now, attempt, -1, reason, START_FAILED))
         case WorkerStarted(worker, pid):
             worker_started(turn, worker, pid)
+        case WorkerReady(worker, source):
+            worker_ready(turn, worker, source)
+        case WorkerUnready():
+            worker_unready(turn, input)
         case WorkerNotStarted():
             worker_not_started(turn, input)
-        case WorkerReady(worker):
-            worker_ready(turn, worker)
         case WorkerSilent():
             worker_silent(turn, input)
         case WorkerHeld():
@@ -97,6 +101,8 @@ def timer_fired(turn: Turn, name: str, at: float) -> None:
                 climb_to(turn, climb.rung + 1)
             else:
                 leave_unkillable(turn)
+        case ["condemned", text]:
+            climb_condemned(turn, _rank(text), at)
         case ["restart", text]:
             rank = _rank(text)
             if group.pauses.get(rank) == at and rank not in group.live:
@@ -106,11 +112,6 @@ def timer_fired(turn: Turn, name: str, at: float) -> None:
             climb = group.strays.get(rank)
             if climb is not None and at == climb.at:
                 climb_strays(turn, rank, climb)
-        case ["silence", text]:
-            rank = _rank(text)
-            slot = group.live.get(rank)
-            if slot is not None and slot.silence is not None and at == slot.silence.at:
-                outlives_silence(turn, rank, slot.silence)
 
 
 def _rank(text: str) -> int:

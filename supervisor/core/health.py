@@ -17,10 +17,10 @@ Stage = Literal["starting", "running", "draining", "stopping", "stopped"]
 class WorkerView:
     """One worker.
 
-    ``state``: pending, starting, ready, silent, uninterruptible, stopping, stopped, backing_off, exited, succeeded,
-    failed, unkillable.
-    ``since`` is when it came into that state; ``exit`` how its last process ended, in words ("" while the first runs).
-    ``status``, ``progress`` and the open ``sections`` (name, since when) are what the worker says of itself.
+    ``state``: pending, starting, ready, unready, uninterruptible, stopping, stopped, backing_off, exited, succeeded,
+    failed, unkillable. ``since`` is when it came into that state; ``exit`` how its last process ended, in words (""
+    while the first runs); ``why`` what a worker that runs is not ready for. ``status``, ``progress`` and the open
+    ``sections`` (name, since when) are what the worker says of itself.
     """
 
     rank: int
@@ -30,6 +30,7 @@ class WorkerView:
     pid: int | None = None
     attempt: int = -1
     exit: str = ""
+    why: str = ""
     status: str = ""
     progress: int | None = None
     sections: tuple[tuple[str, float], ...] = ()

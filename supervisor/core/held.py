@@ -12,7 +12,7 @@ from supervisor.core import events
 from supervisor.core.messages import Worker, WorkerHeld
 from supervisor.core.starting import settle_start
 from supervisor.core.state import Phase
-from supervisor.core.turn import Turn
+from supervisor.core.turn import Turn, degrade
 
 
 def worker_held(turn: Turn, input: WorkerHeld) -> None:
@@ -23,14 +23,8 @@ def worker_held(turn: Turn, input: WorkerHeld) -> None:
     who = turn.who(input.worker)
     turn.events.append(events.worker_uninterruptible(turn.now, who, input.pid, input.limit, input.details, over=False))
     running = turn.group.phase in (Phase.STARTING, Phase.RUNNING)
-    turn.put(replace(slot, held=True), ready=turn.group.ready - (running and slot.is_healthy))
-    group = turn.group
-    if group.ready_at is not None:
-        why = f"rank {who.rank} is in uninterruptible sleep"
-        turn.set(ready_at=None, begun_at=turn.now, why=why)
-        turn.events.append(
-            events.group_degraded(turn.now, group.plan.name, who.attempt, group.ready, group.plan.workers, why)
-        )
+    turn.put(replace(slot, held=True), ready=turn.group.ready - (running and slot.is_ready))
+    degrade(turn, who.attempt, f"rank {who.rank} is in uninterruptible sleep")
 
 
 def worker_let_go(turn: Turn, worker: Worker) -> None:
@@ -41,6 +35,7 @@ def worker_let_go(turn: Turn, worker: Worker) -> None:
     limit = turn.group.plan.watchdog.uninterruptible
     turn.events.append(events.worker_uninterruptible(turn.now, turn.who(worker), slot.pid, limit, "", over=True))
     running = turn.group.phase in (Phase.STARTING, Phase.RUNNING)
-    turn.put(replace(slot, held=False), ready=turn.group.ready + (running and slot.is_ready))
+    after = replace(slot, held=False)
+    turn.put(after, ready=turn.group.ready + (running and after.is_ready))
     if running:
         settle_start(turn)

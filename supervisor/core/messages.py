@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from supervisor.plan import Reach, World
+from supervisor.plan import Reach, Source, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,23 @@ class WorkerStarted:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """The worker can do what it is there for: it has said READY=1."""
+    """``source`` finds that the worker can do its work."""
 
     worker: Worker
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUnready:
+    """``source`` finds that the worker cannot do its work, or not any more, and why.
+
+    ``output``: the last lines that it has printed to say so.
+    """
+
+    worker: Worker
+    source: Source
+    reason: str
+    output: str = ""
 
 
 SilentBy = Literal["timer", "heartbeat"]
@@ -211,7 +225,8 @@ class TimerFired:
 
 Input = (
     StartRequested | DependencyLost | StopRequested | WorldFormed | WorldRefused | WorkerStarted | WorkerNotStarted
-    | WorkerReady | WorkerSilent | WorkerHeld | WorkerLetGo | WorkerExited | StraysFound | WorkerGone | TimerFired
+    | WorkerReady | WorkerUnready | WorkerSilent | WorkerHeld | WorkerLetGo | WorkerExited | StraysFound | WorkerGone
+    | TimerFired
 )  # fmt: skip
 
 

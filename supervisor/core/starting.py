@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from supervisor.core import events, restarts
 from supervisor.core.messages import FormWorld, SetTimer, StartWorkers, Worker
 from supervisor.core.ranks import Ranks
-from supervisor.core.state import Phase, Slot
+from supervisor.core.state import Phase, Readiness, Slot
 from supervisor.core.turn import Turn, rung_of, send
 from supervisor.plan import World
 
@@ -62,25 +60,14 @@ def worker_started(turn: Turn, worker: Worker, pid: int) -> None:
         return
     group = turn.group
     turn.events.append(events.worker_started(turn.now, turn.who(worker), pid))
-    is_ready = not group.plan.awaits_ready
-    slot = Slot(worker, turn.now, pid, is_ready=is_ready)
+    awaited = group.plan.readiness
+    slot = Slot(worker, turn.now, pid, readiness=Readiness(awaited, turn.now) if awaited else None)
     if group.phase in (Phase.STARTING, Phase.RUNNING):
-        turn.put(slot, awaited=group.awaited - 1, ready=group.ready + is_ready)
+        turn.put(slot, awaited=group.awaited - 1, ready=group.ready + slot.is_ready)
         settle_start(turn)
     else:
         turn.put(slot, awaited=group.awaited - 1)
         send(turn, (worker,), rung_of(group))  # past recall when the stop came: it is signalled like the others
-
-
-def worker_ready(turn: Turn, worker: Worker) -> None:
-    slot = turn.slot(worker)
-    if slot is None or slot.pid is None or slot.status is not None or slot.is_ready:
-        return
-    turn.events.append(events.worker_ready(turn.now, turn.who(worker), slot.pid, turn.now - slot.since))
-    running = turn.group.phase in (Phase.STARTING, Phase.RUNNING)
-    turn.put(replace(slot, is_ready=True), ready=turn.group.ready + (running and not slot.held))
-    if running:
-        settle_start(turn)
 
 
 def settle_start(turn: Turn) -> None:

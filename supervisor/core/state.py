@@ -16,7 +16,6 @@ from supervisor.core.messages import (
     ExitStatus,
     Input,
     Returned,
-    SilentBy,
     StartRequested,
     StopRequested,
     TimerFired,
@@ -28,7 +27,7 @@ from supervisor.core.messages import (
     WorldRefused,
 )
 from supervisor.core.ranks import Ranks
-from supervisor.plan import GroupPlan, World
+from supervisor.plan import GroupPlan, Rung, Source, World
 
 
 class Phase(StrEnum):
@@ -83,36 +82,58 @@ def phase_diagram() -> str:
     return "\n".join(lines)
 
 
-@dataclass(frozen=True, slots=True)
-class Silence:
-    """A worker has been found silent and was sent ``signal`` for it; something else follows ``at``."""
+class Climb(NamedTuple):
+    """Where a stop ladder stands: this rung's signal has been sent, the next is due ``at``."""
 
-    by: SilentBy
-    reason: str
-    signal: int
+    rung: int
     at: float
-    evidence: str
+
+
+class Readiness(NamedTuple):
+    """Who has not said, or not said again, that the worker is ready; since when it is so, and what was said instead."""
+
+    missing: frozenset[Source]
+    since: float
+    why: str = ""
+
+
+class Condemned(NamedTuple):
+    """The worker is to end, because ``by`` has found it failed; it has a stop ladder of its own.
+
+    ``reason`` goes on after "rank 3 ": "failed its probe (no answer within 1 s)". ``rungs`` are those still above it:
+    the next is due ``at``. ``evidence`` is the file with what was seen of it and its peers, if there is one.
+    """
+
+    by: By
+    reason: str
+    since: float
+    rungs: tuple[Rung, ...]
+    at: float
+    evidence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
     """One live worker. ``pid`` is None until it has started; ``status`` is set once its own process has ended.
 
-    ``held``: it is in uninterruptible sleep, and not healthy as long as it is.
+    ``readiness`` None: it is ready as long as it runs. ``held``: it is in uninterruptible sleep, and not ready as long
+    as it is.
     """
 
     worker: Worker
     since: float
     pid: int | None = None
     status: ExitStatus | None = None
-    is_ready: bool = False
-    silence: Silence | None = None
+    readiness: Readiness | None = None
+    condemned: Condemned | None = None
     held: bool = False
 
     @property
-    def is_healthy(self) -> bool:
-        """It is ready, and counts as such."""
-        return self.is_ready and not self.held
+    def is_ready(self) -> bool:
+        """It runs, is to run on, is not held, and whoever is asked says that it is ready."""
+        if self.pid is None or self.status is not None or self.condemned is not None or self.held:
+            return False
+        return self.readiness is None or not self.readiness.missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +178,6 @@ class Again:
     pause: float
     exit_code: int
     why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Climb:
-    """Where a stop ladder stands: this rung's signal has been sent, the next is due ``at``."""
-
-    rung: int
-    at: float
 
 
 class Group(NamedTuple):

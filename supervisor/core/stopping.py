@@ -40,7 +40,8 @@ def stop(turn: Turn, after: Again | Verdict, why: str) -> None:
     group = turn.group
     turn.effects.extend([CancelTimer(f"restart:{rank}") for rank in group.pauses])
     turn.effects.extend([CancelTimer(f"strays:{rank}") for rank in group.strays])
-    turn.effects.extend([CancelTimer(f"silence:{rank}") for rank, slot in group.live.items() if slot.silence])
+    condemned = [slot.worker.rank for slot in group.live.values() if slot.condemned is not None]
+    turn.effects.extend([CancelTimer(f"condemned:{rank}") for rank in condemned])
     turn.set(pauses=Ranks(), strays=Ranks(), ready=0, ready_at=None)
     if not group.live:
         _go_on(turn, after)

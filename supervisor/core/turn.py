@@ -70,6 +70,17 @@ class Turn:
                 assert_never(verdict.outcome)
 
 
+def degrade(turn: Turn, attempt: int, why: str) -> None:
+    """One of its ranks is not ready any more: so the group is not, if it was."""
+    group = turn.group
+    if group.ready_at is None:
+        return
+    turn.set(ready_at=None, begun_at=turn.now, why=why)
+    turn.events.append(
+        events.group_degraded(turn.now, group.plan.name, attempt, group.ready, group.plan.workers, why)
+    )  # fmt: skip
+
+
 def rung_of(group: Group) -> Rung:
     """The rung that a stop under way stands on; once the group has finished, the last."""
     ladder = group.plan.stop.ladder

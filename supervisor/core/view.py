@@ -95,7 +95,8 @@ def _worker_view(group: Group, local_rank: int) -> WorkerView:
     slot = group.live.get(local_rank)
     if slot is not None:
         words = ended.words if ended is not None else ""
-        return WorkerView(rank, local_rank, _live(group, slot), slot.since, slot.pid, slot.worker.attempt, words)
+        since, why = _standing(slot)
+        return WorkerView(rank, local_rank, _live(group, slot), since, slot.pid, slot.worker.attempt, words, why)
     if ended is not None:
         return WorkerView(rank, local_rank, _past(group, ended), ended.at, None, ended.worker.attempt, ended.words)
     return WorkerView(rank, local_rank, "pending", group.since)
@@ -108,11 +109,24 @@ def _live(group: Group, slot: Slot) -> str:
         return "exited"
     if group.phase is Phase.STOPPING:
         return "stopping"
-    if slot.silence is not None:
-        return "silent"
+    if slot.is_ready:
+        return "ready"
+    if slot.condemned is not None:
+        return "stopping"
     if slot.held:
         return "uninterruptible"
-    return "ready" if slot.is_ready else "starting"
+    return "unready" if slot.readiness is not None and slot.readiness.why else "starting"
+
+
+def _standing(slot: Slot) -> tuple[float, str]:
+    """Since when the worker is as it is, and why it is not ready."""
+    if slot.status is not None:
+        return slot.since, ""
+    if slot.condemned is not None:
+        return slot.condemned.since, _public(slot.condemned.reason)
+    if slot.readiness is not None:
+        return slot.readiness.since, _public(slot.readiness.why)
+    return slot.since, ""
 
 
 def _past(group: Group, ended: Ended) -> str:

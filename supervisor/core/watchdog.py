@@ -3,8 +3,9 @@
 Beside the machine of the group and not in it: a thousand heartbeats a second are writes to a table, and only what it
 finds out is an input of the machine. The rules, in short:
 
-- From its start a worker has its ``boot`` limit to its first word, and ``start_timeout`` to READY=1. From its first
-  word on the time outside of any section counts, from READY=1 or its first heartbeat on the time between two of them.
+- From its start a worker has its ``boot`` limit to its first word, and ``start_timeout`` to READY=1, or to the first
+  good answer to its probe. From its first word on the time outside of any section counts, from READY=1 or its first
+  heartbeat on the time between two of them.
 - Sections are a stack; whichever of them is over its limit counts, however many were opened on top of it.
 - A worker found silent is found once. All its deadlines go with it.
 """
@@ -178,6 +179,12 @@ class Watchdog:
         """What the worker has told; None if it is not under watch."""
         watched = self._of(worker)
         return watched.told if watched else None
+
+    def found_ready(self, worker: Worker) -> None:
+        """Its probe says that the worker is ready: it has come up in time, and may never say so itself."""
+        watched = self._of(worker)
+        if watched is not None:
+            self._lift(watched, "start")
 
     # ---- words come in
 

@@ -147,11 +147,17 @@ class _Run:
 class Processes:
     """The workers of all groups. Lives in one event loop; workers outlive ``close``."""
 
-    def __init__(self, post: Callable[[str, Input], None], output: OutputDoor, containment: Sessions) -> None:
-        """``post`` is given a group's name and an input for it."""
+    def __init__(
+        self,
+        post: Callable[[str, Input], None],
+        output: OutputDoor,
+        containment: Sessions,
+        spawner: Spawner | None = None,
+    ) -> None:
+        """``post`` is given a group's name and an input for it. ``spawner``: that of others, to be used as well."""
         self.idle = asyncio.Event()
         """Set while ``run`` has nothing to start."""
-        self.spawner = Spawner(containment.leave_alone)
+        self.spawner = spawner or Spawner(containment.leave_alone)
         self._post = post
         self._output = output
         self._containment = containment
@@ -198,13 +204,14 @@ class Processes:
             while self._queue:
                 until = self._loop.time() + SLICE
                 while self._queue and self._loop.time() < until:
-                    self._start(*self._queue.popleft())
+                    self.start_now(*self._queue.popleft())
                 await asyncio.sleep(0)
             self._asked.clear()
             self.idle.set()
             await self._asked.wait()
 
-    def _start(self, group: str, worker: Worker, plan: Callable[[], WorkerPlan]) -> None:
+    def start_now(self, group: str, worker: Worker, plan: Callable[[], WorkerPlan]) -> None:
+        """Start this one before all that wait, and answer before this returns."""
         try:
             run = self._spawn(group, worker, plan)
         except NotStarted as why:

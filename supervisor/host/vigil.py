@@ -116,6 +116,10 @@ class Vigil:
         self._dog.started(worker, pid, now)
         self._set_alarm()
 
+    def found_ready(self, worker: Worker) -> None:
+        """Somebody else than the worker itself says that it is ready."""
+        self._dog.found_ready(worker)
+
     def ended(self, worker: Worker, pid: int) -> None:
         """The worker's own process has been waited for."""
         self._leaders.pop(pid, None)

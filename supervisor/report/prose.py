@@ -40,6 +40,7 @@ _SURPRISING = {
     "oom": "out of memory",
     "timer": "by a timer",
     "heartbeat": "for silence",
+    "probe": "for its probe",
 }
 """Who ended a worker, unless it was the worker itself or we, as one would expect."""
 

@@ -66,6 +66,7 @@ def _worker(view: WorkerView) -> dict[str, Any]:
         "pid": view.pid,
         "attempt": view.attempt,
         "exit": view.exit,
+        "why": view.why,
         **{name: value for name, value in said.items() if value not in ("", None)},
     }
 

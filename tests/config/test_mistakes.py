@@ -157,6 +157,25 @@ def file(tmp_path: Path) -> Path:
         ('watchdog = { heartbeat = "soon" }', "watchdog.heartbeat: "),
         ('watchdog = { sections = { "" = "3m" } }', "watchdog.sections"),
         ('watchdog = { sections = { step = "auto" } }', "watchdog.sections.step: "),
+        (
+            'probe = { http = "http://127.0.0.1:8000", tcp = "127.0.0.1:8000" }',
+            "groups.trainer.probe.tcp: there is http already (allowed: one of http, tcp, exec)",
+        ),
+        ("probe.liveness = true", "groups.trainer.probe.liveness: there is nobody to ask (needs http, tcp or exec)"),
+        (
+            'probe.http = "https://127.0.0.1/"',
+            'probe.http: "https://127.0.0.1/" is not a URL to ask (allowed: "http://',
+        ),
+        ('probe.http = "https://127.0.0.1/"', "; https is not spoken here)"),
+        ('probe.http = "http://example.org/"', 'probe.http: "example.org:80" is not an address to ask (allowed: an IP'),
+        ('probe.http = "http://127.0.0.1:${NO_SUCH_PORT}/"', "groups.trainer.probe.http: "),
+        ('probe.tcp = "127.0.0.1"', 'groups.trainer.probe.tcp: "127.0.0.1" is not an address to ask (allowed: an IP'),
+        ('probe.tcp = "127.0.0.1:0"', 'groups.trainer.probe.tcp: "127.0.0.1:0" is not an address to ask'),
+        ("probe.exec = []", "groups.trainer.probe.exec: must not be empty"),
+        ('probe.exec = [""]', "groups.trainer.probe.exec[0]: must not be empty"),
+        ("probe.interval = 0.01", 'groups.trainer.probe.interval: is too short (allowed: "100ms" and more)'),
+        ("probe.timeout = 0", "groups.trainer.probe.timeout: leaves no time for an answer (allowed: more than 0)"),
+        ("probe.rise = 0", "groups.trainer.probe.rise: must be at least 1"),
     ],
 )
 def test_a_wrong_key_of_a_group_is_the_only_mistake_and_in_its_line(file: Path, line: str, words: str) -> None:

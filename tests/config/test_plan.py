@@ -16,6 +16,7 @@ from supervisor.plan import (
     GroupPlan,
     Limit,
     LogRules,
+    Probe,
     Resources,
     RestartRules,
     Rotation,
@@ -93,6 +94,12 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
         restart.success_exit_codes = [0, 143]
         stop.ladder = [{{ signal = "INT", wait = "2s" }}, {{ signal = 9, wait = 0 }}]
         stop.scope = "leader"
+        probe.exec = ["healthy", "${{RANK}}"]
+        probe.interval = "2s"
+        probe.timeout = "500ms"
+        probe.rise = 2
+        probe.fall = 4
+        probe.liveness = true
         logs.dir = "/logs"
         logs.redirects = "0:1,11:2"
         logs.tee = "0"
@@ -146,6 +153,7 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
             "always", "worker", 7, 3600.0, Backoff(1.0, 3.0, 120.0, 0.0), 0.0, frozenset({3, 4}), frozenset({0, 143})
         ),
         stop=StopRules((Rung(2, 2.0), Rung(9, 1.0)), "leader"),
+        probe=Probe("", "", ("healthy", "${RANK}"), 2.0, 0.5, 2, 4, liveness=True),
         resources=Resources(
             19,
             1000,

@@ -17,6 +17,7 @@ from supervisor.plan import (
     Limit,
     LogRules,
     Policy,
+    Probe,
     Resources,
     RestartRules,
     Rung,
@@ -62,6 +63,7 @@ GROUPS = st.builds(
         rlimits=st.dictionaries(st.text(max_size=3), st.builds(Limit, LIMITS, LIMITS), max_size=3),
         cpus=st.lists(CODES, max_size=3).map(tuple),
     ),
+    probe=st.none() | st.builds(Probe, exec=st.lists(st.text(max_size=3), max_size=3).map(tuple), interval=SECONDS),
     stop=st.builds(StopRules, st.lists(st.builds(Rung, st.integers(1, 64), SECONDS), max_size=3).map(tuple)),
 )
 PLANS = st.builds(

@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, Any] = {
     "stderr_tail": "last\nwords", "over": False, "process": "99 sleep",
     "hook": "page", "agents": ("127.0.0.1:8081",),
     "keys": ("memory_max", "cpu_max"), "words": "was killed by SIGKILL (out of memory)",
+    "source": "probe", "output": "last\nlines",
     "error": ErrorReport("ValueError: no", "Traceback ...", 1795349042, "no note"),
     "evidence": "/logs/trainer/run/attempt_2/evidence_1.txt", "scope": "train.py#31", "away_for": 90.0,
     "limit": 60.0,

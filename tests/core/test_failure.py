@@ -162,6 +162,8 @@ def test_a_signal_comes_with_what_is_most_often_behind_it() -> None:
     assert "hint" not in of(ended(), told(ExitStatus(None, 64)))
     proved = told(ExitStatus(None, 9), reason="was killed by SIGKILL (out of memory)")
     assert "hint" not in of(ended(), proved), "nothing has to be guessed"
+    for by in ("probe", "timer", "heartbeat"):
+        assert "hint" not in of(ended(), told(ExitStatus(None, signal.SIGTERM), by=by)), "the signal was our own"
 
 
 def test_an_exit_code_that_a_shell_made_of_a_signal_is_explained() -> None:

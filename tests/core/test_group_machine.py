@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from supervisor.core.groups import Begun, EndRequested, standing
 from supervisor.core.messages import (
     ExitStatus,
+    SilentBy,
     StartRequested,
     StopRequested,
     StraysFound,
@@ -19,12 +20,27 @@ from supervisor.core.messages import (
     WorkerExited,
     WorkerGone,
     WorkerNotStarted,
+    WorkerReady,
+    WorkerSilent,
     WorkerStarted,
+    WorkerUnready,
     WorldRefused,
 )
 from supervisor.core.order import may_start
 from supervisor.core.state import Group, Phase
-from supervisor.plan import Backoff, Condition, DaemonPlan, GroupPlan, LogRules, RestartRules, Rung, StopRules
+from supervisor.plan import (
+    Backoff,
+    Condition,
+    DaemonPlan,
+    GroupPlan,
+    LogRules,
+    Probe,
+    RestartRules,
+    Rung,
+    Source,
+    StopRules,
+    WatchdogRules,
+)
 from tests.core.host import Host, Obeys
 
 NAMES = ("a", "b", "c")
@@ -72,6 +88,8 @@ def plans(draw: st.DrawFn) -> DaemonPlan:
             required=draw(st.booleans()),
             restart=draw(restart_rules),
             stop=StopRules(draw(ladders), draw(st.sampled_from(["tree", "group", "leader"]))),
+            probe=draw(st.sampled_from([None, Probe("http://h"), Probe("http://h", liveness=True)])),
+            watchdog=WatchdogRules(start_timeout=draw(st.sampled_from([0.0, 60.0]))),
         )
     return DaemonPlan(
         "rankd", "host", "run", "/state", "/run", groups,
@@ -137,6 +155,22 @@ class Histories(RuleBasedStateMachine):
             self.host.vanish(key)
         elif then == "strays":
             self.host.find_strays(key)
+
+    @precondition(lambda self: self.host.leaders())
+    @rule(which=pick, ready=st.booleans(), source=st.sampled_from(["probe", "probe", "notify"]))
+    def a_worker_is_found_ready_or_not(self, which: int, ready: bool, source: Source) -> None:
+        keys = self.host.leaders()
+        name, rank = keys[which % len(keys)]
+        worker = self.host.trees[name, rank].worker
+        self.host.post(name, WorkerReady(worker, source) if ready else WorkerUnready(worker, source, "503"))
+
+    @precondition(lambda self: self.host.leaders())
+    @rule(which=pick, how=st.sampled_from([("heartbeat", 9), ("timer", 15), ("timer", 10)]))
+    def a_worker_is_found_silent(self, which: int, how: tuple[SilentBy, int]) -> None:
+        keys = self.host.leaders()
+        name, rank = keys[which % len(keys)]
+        by, number = how
+        self.host.post(name, WorkerSilent(self.host.trees[name, rank].worker, by, "has said nothing", number))
 
     @precondition(lambda self: self.host.leaders())
     @rule(gone=st.booleans())
@@ -208,7 +242,7 @@ class Histories(RuleBasedStateMachine):
     # ---- what comes too late
 
     @precondition(lambda self: self.host.past)
-    @rule(which=pick, kind=st.integers(0, 6))
+    @rule(which=pick, kind=st.integers(0, 8))
     def a_late_report_of_an_earlier_attempt_changes_nothing(self, which: int, kind: int) -> None:
         """Invariant 1, its second half."""
         name, worker = self.host.past[which % len(self.host.past)]
@@ -219,6 +253,8 @@ class Histories(RuleBasedStateMachine):
             StraysFound(worker, ("1 sh",)),
             WorkerGone(worker),
             WorldRefused(worker.attempt - 1, "late"),
+            WorkerReady(worker, "probe"),
+            WorkerUnready(worker, "probe", "late"),
             TimerFired("ladder", self.host.now - 1000.0),
         )
         before = self.host.state
@@ -272,6 +308,9 @@ class Histories(RuleBasedStateMachine):
             for rank, climb in group.strays.items():
                 assert rank in group.live
                 wanted[name, f"strays:{rank}"] = climb.at
+            for rank, slot in group.live.items():
+                if slot.condemned is not None and group.phase in (Phase.STARTING, Phase.RUNNING):
+                    wanted[name, f"condemned:{rank}"] = slot.condemned.at
         drained_at = self.host.state.drained_at
         if drained_at is not None:
             wanted[None, "drain"] = drained_at
@@ -282,7 +321,9 @@ class Histories(RuleBasedStateMachine):
         for group in self.groups():
             runs = [slot.worker.rank for slot in group.live.values() if slot.pid is not None and slot.status is None]
             active = group.phase in (Phase.STARTING, Phase.RUNNING)
-            assert group.ready == (len(runs) if active else 0)
+            ready = [slot.worker.rank for slot in group.live.values() if slot.is_ready]
+            assert set(ready) <= set(runs)
+            assert group.ready == (len(ready) if active else 0)
             away = set(range(group.plan.workers)).difference(runs, group.pauses)
             well = [rank for rank in away if (end := group.ended.get(rank)) is not None and end.success]
             if active and not group.awaited:

@@ -31,11 +31,12 @@ from supervisor.core.messages import (
     WorkerReady,
     WorkerSilent,
     WorkerStarted,
+    WorkerUnready,
     WorldFormed,
     WorldRefused,
 )
 from supervisor.core.state import TRANSITIONS, Group, Phase
-from supervisor.plan import Backoff, Policy, RestartRules, Scope, WatchdogRules, single_host_world
+from supervisor.plan import Backoff, Policy, Probe, RestartRules, Scope, WatchdogRules, single_host_world
 from tests.stories.story import (
     Story,
     asked_to_stop,
@@ -46,11 +47,13 @@ from tests.stories.story import (
     held,
     job,
     not_started,
+    ready,
     refused,
     running,
     silent,
     started,
     strays,
+    unready,
     up,
 )
 
@@ -93,6 +96,18 @@ def strays_beyond_the_last_rung(story: Story) -> Story:
     return told(story, due("strays:0"))
 
 
+def probed(workers: int = 2, restart: RestartRules | None = None, *, liveness: bool = True) -> Story:
+    """Every worker runs, and rank 0 is ready."""
+    plan = job(workers=workers, restart=restart, probe=Probe("http://h", liveness=liveness))
+    return told(running(plan), ready(0))
+
+
+def condemned_on_the_last_rung(story: Story) -> Story:
+    told(story, unready(0, "503"))
+    story.now = story.timers["job", "condemned:0"]
+    return told(story, due("condemned:0"))
+
+
 def paused() -> Story:
     """The pause before the second attempt is over."""
     story = told(runs(1, rules(backoff=PAUSED)), exited(0, 1), gone(0))
@@ -126,6 +141,19 @@ STATES: dict[str, Callable[[], Story]] = {
     "running, the last is about to go, always, paused": lambda: told(
         runs(1, rules(policy="always", backoff=PAUSED)), exited(0)
     ),
+    "starting, one is ready": lambda: told(
+        Story(job(workers=2, probe=Probe("http://h"))), up(), formed(), started(0), ready(0)
+    ),
+    "starting, one is condemned": lambda: condemned_on_the_last_rung(
+        told(Story(job(workers=2, probe=Probe("http://h", liveness=True))), up(), formed(), started(0), ready(0))
+    ),
+    "running, one is ready": probed,
+    "running, all are ready": lambda: told(probed(), ready(1)),
+    "running, one is not ready any more": lambda: told(probed(liveness=False), ready(1), unready(0, "503")),
+    "running, one is condemned": lambda: told(probed(), unready(0, "503")),
+    "running, one is condemned and on the last rung": lambda: condemned_on_the_last_rung(probed()),
+    "running, the only one is condemned, scope worker": lambda: told(probed(1, rules("worker")), unready(0, "503")),
+    "stopping, one is condemned": lambda: told(probed(), unready(0, "503"), asked_to_stop()),
     "running, one has left strays": lambda: strays_beyond_the_last_rung(runs()),
     "running, one is silent": lambda: told(runs(), silent(0)),
     "running, one is silent and has been sent something mild": lambda: told(runs(), silent(0, signal=15)),
@@ -167,7 +195,7 @@ STATES: dict[str, Callable[[], Story]] = {
 TIMERS = (
     "backoff", "ladder", "restart:0", "restart:1", "strays:0", "strays:1", "restart:5", "drain", "", ":", "restart:",
     "restart:x", "strays:x", "strays:", "restart:-1", "restart:0:0", "strays:\u00b2", "restart:" + "9" * 5000,
-    "ladder:0", "backoff:", "strays", "restart", "silence:0", "silence:1", "silence:x", "silence",
+    "ladder:0", "backoff:", "strays", "restart", "condemned:0", "condemned:1", "condemned:x", "condemned",
 )  # fmt: skip
 
 
@@ -189,8 +217,11 @@ def inputs(story: Story) -> Iterator[Input]:
         yield WorkerNotStarted(worker, "abandoned", "called off")
         for status in (ExitStatus(0), ExitStatus(1), ExitStatus(78), ExitStatus(None, 9), ExitStatus(None, 11, True)):
             yield WorkerExited(worker, status)
+        yield WorkerReady(worker, "probe")
+        yield WorkerReady(worker, "notify")
+        yield WorkerUnready(worker, "probe", "503")
+        yield WorkerUnready(worker, "notify", "503")
         yield StraysFound(worker, ("1 sh", "2 sh"))
-        yield WorkerReady(worker)
         yield WorkerSilent(worker, "timer", "did not release a timer", 15)
         yield WorkerSilent(worker, "heartbeat", "has sent no heartbeat", 9)
         yield WorkerHeld(worker, 4711, 60.0, "in nfs_wait")
@@ -208,9 +239,10 @@ def is_old_news(group: Group, input: Input) -> bool:
         case (
             WorkerStarted(worker)
             | WorkerNotStarted(worker)
+            | WorkerReady(worker)
+            | WorkerUnready(worker)
             | WorkerExited(worker)
             | StraysFound(worker)
-            | WorkerReady(worker)
             | WorkerSilent(worker)
             | WorkerHeld(worker)
             | WorkerLetGo(worker)
@@ -226,7 +258,9 @@ def is_old_news(group: Group, input: Input) -> bool:
                 due_at["ladder"] = group.climb.at
             due_at |= {f"restart:{rank}": at for rank, at in group.pauses.items()}
             due_at |= {f"strays:{rank}": climb.at for rank, climb in group.strays.items()}
-            due_at |= {f"silence:{rank}": slot.silence.at for rank, slot in group.live.items() if slot.silence}
+            if group.phase in (Phase.STARTING, Phase.RUNNING):
+                condemned = {rank: slot.condemned for rank, slot in group.live.items() if slot.condemned is not None}
+                due_at |= {f"condemned:{rank}": one.at for rank, one in condemned.items()}
             return due_at.get(name) != at
         case _:
             return False

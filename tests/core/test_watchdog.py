@@ -71,6 +71,13 @@ def test_a_worker_that_does_not_become_ready_is_found_whatever_else_it_says() ->
     assert story.found(60.0) == [Silent(B, "start", 0.0, 60.0)]
 
 
+def test_one_that_somebody_else_finds_ready_has_come_up_in_time_and_owes_no_heartbeat_for_it() -> None:
+    story = Story(start_timeout=60.0, heartbeat=50.0)
+    story.dog.found_ready(A)
+    story.dog.found_ready(Worker(0, 7))
+    assert story.found(1000.0) == [Silent(B, "start", 0.0, 60.0)]
+
+
 def test_a_start_is_extended_by_whoever_asks_for_time_and_never_shortened() -> None:
     story = Story(start_timeout=60.0)
     story.at(50.0, Notice(extend_by=1.0))
@@ -213,6 +220,24 @@ def test_all_that_is_due_comes_out_in_the_order_in_which_it_was() -> None:
         TimerExpired(56, "s", 9, 1.0, 9.0),
     ]
     assert story.dog.nearest() == 99.0
+
+
+@pytest.mark.parametrize(
+    ("expired", "said"),
+    [
+        (TimerExpired(100, "s", 9, 1.0, 3.5), "did not release the timer 's' within 2.5 s"),
+        (TimerExpired(55, "s", 9, 1.0, 3.5), "did not release the timer 's' of its process 55 within 2.5 s"),
+        (Silent(A, "boot", 0.0, 30.0), "has said nothing within 30 s of its start"),
+        (Silent(A, "start", 0.0, 0.7), "was not ready within 0.7 s of its start"),
+        (Silent(A, "heartbeat", 1.0, 5.0), "has sent no heartbeat for 5 s"),
+        (Silent(A, "heartbeat", 1.0, 0.0), "has said that it hangs (WATCHDOG=trigger)"),
+        (Silent(A, "section", 1.0, 10.0, "step"), "has been in section 'step' for longer than 10 s"),
+        (Silent(A, "out_of_section", 1.0, 6.0), "has been in no section for longer than 6 s"),
+        (Silent(A, "stopping", 1.0, 30.0), "has not ended within 30 s of its STOPPING=1"),
+    ],
+)
+def test_what_was_not_done_in_time_is_said_in_words(expired: Expired, said: str) -> None:
+    assert words(expired, 100) == said
 
 
 def test_what_has_ended_is_expected_to_say_nothing_and_its_timers_go_with_it() -> None:

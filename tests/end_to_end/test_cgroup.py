@@ -69,6 +69,20 @@ def test_a_worker_that_ends_and_starts_again_has_a_leaf_of_its_own_each_time(pla
     assert {one for one in place.groups() if "worker" in one} == {"rankd.worker.job.2.0"}
 
 
+def test_a_probes_command_has_a_leaf_of_its_own_and_what_hides_from_everybody_dies_with_it(
+    place: Place, rankd: Start
+) -> None:
+    script = f"{FORGETFUL}; cat /proc/self/cgroup; exit 1"
+    probe = {"exec": ["sh", "-c", script], "interval": "100ms", "timeout": "10s", "fall": 3}
+    daemon = rankd(group("job", SLEEP, probe=probe), through=place.through())
+    assert "/rankd.worker.job+probe." in daemon.wait_for("worker.unready")["output"]
+    pid = daemon.wait_for("worker.started")["pid"]
+    assert (place.path / "rankd.worker.job.0.0/cgroup.procs").read_text() == f"{pid}\n"
+    assert daemon.stop() == 0
+    assert place.processes() == []
+    assert place.groups() == set()
+
+
 def test_a_fork_bomb_does_not_outrun_the_stop(place: Place, rankd: Start) -> None:
     """Eight chains of processes that fork, found a session and end: whoever is looked for has gone by then."""
     bomb = (

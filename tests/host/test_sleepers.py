@@ -35,10 +35,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield _start
     for process in started:
-        for pid in family(process.pid)[1:]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
         process.kill()
+        while process.poll() is None:  # it dies when whoever holds it has, and there may be another one by then
+            for pid in family(process.pid)[1:]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         process.communicate()
 
 

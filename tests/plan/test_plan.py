@@ -13,6 +13,7 @@ from supervisor.plan import (
     DaemonPlan,
     GroupPlan,
     LogRules,
+    Probe,
     RestartRules,
     Seat,
     Streams,
@@ -278,6 +279,17 @@ def test_ranks_count_on_where_the_world_says_this_host_begins() -> None:
     assert (env["WORLD_SIZE"], env["ROLE_WORLD_SIZE"], env["GROUP_RANK"], env["GROUP_WORLD_SIZE"]) == (
         "6", "2", "1", "2"
     )  # fmt: skip
+
+
+def test_a_probe_is_told_where_its_own_worker_is() -> None:
+    def asked(probe: Probe) -> Probe | None:
+        one = group(workers=2, env={"PORT": "80${LOCAL_RANK}"}, probe=probe)
+        world = single_host_world(one, 0, "127.0.0.1", 1)
+        return worker_plan(daemon(one), one, world, {}, 1, attempt=0, restarts=0).probe
+
+    assert asked(Probe(http="http://127.0.0.1:${PORT}/")) == Probe(http="http://127.0.0.1:801/")
+    assert asked(Probe(tcp="127.0.0.1:${PORT}")) == Probe(tcp="127.0.0.1:801")
+    assert asked(Probe(exec=("ask", "${RANK}", "$${RANK}"))) == Probe(exec=("ask", "1", "${RANK}"))
 
 
 def test_streams_are_looked_up_by_local_rank_with_one_rule_for_the_rest() -> None:

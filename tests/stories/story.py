@@ -47,6 +47,7 @@ from supervisor.core.messages import (
     WorkerReady,
     WorkerSilent,
     WorkerStarted,
+    WorkerUnready,
     WorldFormed,
     WorldRefused,
 )
@@ -57,8 +58,10 @@ from supervisor.plan import (
     DaemonPlan,
     GroupPlan,
     LogRules,
+    Probe,
     RestartRules,
     Rung,
+    Source,
     StopRules,
     WatchdogRules,
     single_host_world,
@@ -71,12 +74,13 @@ NO_PAUSE = Backoff(initial=0.0)
 def job(
     name: str = "job", workers: int = 1, *, restart: RestartRules | None = None, stop: StopRules | None = None,
     depends_on: Mapping[str, Condition] | None = None, required: bool = True, watchdog: WatchdogRules | None = None,
+    probe: Probe | None = None,
 ) -> GroupPlan:  # fmt: skip
     """A group with three restarts at once and a ladder of SIGTERM, 30 s, SIGKILL, 10 s, unless said otherwise."""
     return GroupPlan(
         name=name, command=("job",), workers=workers, role=name, logs=LogRules("/logs"), depends_on=depends_on or {},
         required=required, restart=restart or RestartRules(), stop=stop or StopRules(LADDER),
-        watchdog=watchdog or WatchdogRules(),
+        watchdog=watchdog or WatchdogRules(), probe=probe,
     )  # fmt: skip
 
 
@@ -109,6 +113,14 @@ def started(rank: int, attempt: int | None = None, of: str = "") -> Happening:
     return _about(of, rank, attempt, lambda worker: WorkerStarted(worker, 1000 + rank))
 
 
+def ready(rank: int, source: Source = "probe", attempt: int | None = None, of: str = "") -> Happening:
+    return _about(of, rank, attempt, lambda worker: WorkerReady(worker, source))
+
+
+def unready(rank: int, reason: str, source: Source = "probe", attempt: int | None = None, of: str = "") -> Happening:
+    return _about(of, rank, attempt, lambda worker: WorkerUnready(worker, source, reason))
+
+
 def not_started(rank: int, fault: Fault, reason: str = "no", exit_code: int = 126, of: str = "") -> Happening:
     return _about(of, rank, None, lambda worker: WorkerNotStarted(worker, fault, reason, exit_code))
 
@@ -127,7 +139,7 @@ def killed(rank: int, signal: int, *, core_dumped: bool = False, attempt: int | 
 
 
 def said_ready(rank: int, attempt: int | None = None, of: str = "") -> Happening:
-    return _about(of, rank, attempt, WorkerReady)
+    return ready(rank, "notify", attempt, of)
 
 
 def silent(

@@ -64,13 +64,13 @@ def test_one_that_ends_while_it_is_held_is_a_failure_like_any_other() -> None:
 def test_nobody_restarts_over_one_that_does_not_die_of_sigkill() -> None:
     story = running(job()).tell(
         (5.0, held(0), "", "worker.uninterruptible; group.degraded"),
-        (6.0, silent(0), "SIGKILL tree 0#0; timer silence:0 16", "worker.heartbeat_missed"),
-        (16.0, due("silence:0"), "no timer silence:0; SIGTERM tree 0#0; timer ladder 46",
+        (6.0, silent(0), "SIGKILL tree 0#0; timer condemned:0 16", "worker.heartbeat_missed"),
+        (16.0, due("condemned:0"), "no timer condemned:0; SIGTERM tree 0#0; timer ladder 46",
          "worker.unkillable; group.stopping"),
         (46.0, due("ladder"), "SIGKILL tree 0#0; timer ladder 56", "worker.killed"),
         (56.0, due("ladder"), "", "group.failed exit_code=1"),
         (60.0, let_go(0), "", "worker.uninterruptible over=true"),
-        (60.0, exited(0), "no timer silence:0", "worker.exited by=heartbeat; worker.failed"),
+        (60.0, exited(0), "", "worker.exited by=heartbeat; worker.failed"),
     )  # fmt: skip
     assert [worker.state for worker in story.view.workers] == ["unkillable"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from supervisor.core.state import Phase
-from supervisor.plan import RestartRules, Rung, StopRules, WatchdogRules
+from supervisor.plan import Probe, RestartRules, Rung, StopRules, WatchdogRules
 from tests.stories.story import (
     Story,
     asked_to_stop,
@@ -15,10 +15,12 @@ from tests.stories.story import (
     gone,
     job,
     killed,
+    ready,
     running,
     said_ready,
     silent,
     started,
+    unready,
     up,
 )
 
@@ -27,10 +29,10 @@ TAKES_TIME = WatchdogRules(start_timeout=60.0)
 
 def test_who_is_silent_is_killed_and_its_group_restarts_with_the_reason_in_the_record() -> None:
     story = running(job(workers=2)).tell(
-        (5.0, silent(1), "SIGKILL tree 1#0; timer silence:1 15",
-         "worker.heartbeat_missed rank=1 signal=SIGKILL evidence=/logs/evidence"),
-        (5.1, killed(1, 9), "no timer silence:1; SIGTERM tree 0#0; timer ladder 35.1",
-         "worker.exited by=heartbeat; worker.failed root_cause=true signal=SIGKILL evidence=/logs/evidence",
+        (5.0, silent(1), "SIGKILL tree 1#0; timer condemned:1 15",
+         "worker.heartbeat_missed rank=1 signal=SIGKILL evidence=/logs/evidence; group.degraded ready=1"),
+        (5.1, killed(1, 9), "no timer condemned:1; SIGTERM tree 0#0; timer ladder 35.1",
+         "worker.exited by=heartbeat; worker.failed root_cause=true by=heartbeat evidence=/logs/evidence",
          "group.restarting cause=heartbeat; group.stopping"),
         (5.1, gone(1)),
         (5.2, killed(0, 15), "", "worker.exited by=daemon"),
@@ -41,17 +43,19 @@ def test_who_is_silent_is_killed_and_its_group_restarts_with_the_reason_in_the_r
     assert story.view.restarts_left == 2
 
 
-def test_who_is_silent_is_called_so_until_it_ends() -> None:
+def test_who_is_silent_is_seen_to_be_stopped_and_why() -> None:
     story = running(job(workers=2))
     story.happen(5.0, silent(1))
-    assert [worker.state for worker in story.view.workers] == ["ready", "silent"]
+    assert [(worker.state, worker.why) for worker in story.view.workers] == [
+        ("ready", ""), ("stopping", "has sent no heartbeat for 5 s")
+    ]  # fmt: skip
 
 
 def test_a_timer_ends_its_worker_with_its_own_signal_and_an_exit_with_0_is_a_failure_all_the_same() -> None:
     running(job(restart=RestartRules(max_restarts=0))).tell(
-        (5.0, silent(0, "did not release the timer 'x'", "timer", 15), "SIGTERM tree 0#0; timer silence:0 15",
-         "timer.expired signal=SIGTERM"),
-        (5.1, exited(0), "no timer silence:0; timer ladder 35.1",
+        (5.0, silent(0, "did not release the timer 'x'", "timer", 15), "SIGTERM tree 0#0; timer condemned:0 15",
+         "timer.expired signal=SIGTERM; group.degraded"),
+        (5.1, exited(0), "no timer condemned:0; timer ladder 35.1",
          "worker.exited by=timer exit_code=0; worker.failed; group.gave_up"),
         (5.1, gone(0), "no timer ladder", "group.failed exit_code=1"),
     )  # fmt: skip
@@ -59,18 +63,18 @@ def test_a_timer_ends_its_worker_with_its_own_signal_and_an_exit_with_0_is_a_fai
 
 def test_who_outlives_the_signal_of_its_timer_gets_sigkill() -> None:
     running(job(workers=2)).tell(
-        (5.0, silent(0, "did not release the timer 'x'", "timer", 15), "SIGTERM tree 0#0; timer silence:0 15",
-         "timer.expired"),
-        (15.0, due("silence:0"), "SIGKILL tree 0#0; timer silence:0 25", "worker.killed rank=0 signal=SIGKILL"),
-        (15.1, killed(0, 9), "no timer silence:0; SIGTERM tree 1#0; timer ladder 45.1",
+        (5.0, silent(0, "did not release the timer 'x'", "timer", 15), "SIGTERM tree 0#0; timer condemned:0 15",
+         "timer.expired; group.degraded"),
+        (15.0, due("condemned:0"), "SIGKILL tree 0#0; timer condemned:0 25", "worker.killed rank=0 signal=SIGKILL"),
+        (15.1, killed(0, 9), "no timer condemned:0; SIGTERM tree 1#0; timer ladder 45.1",
          "worker.exited by=timer; worker.failed; group.restarting cause=timer; group.stopping"),
     )  # fmt: skip
 
 
 def test_who_cannot_be_killed_holds_its_slot_and_the_group_fails_over_it() -> None:
     story = running(job(workers=2)).tell(
-        (5.0, silent(0), "SIGKILL tree 0#0; timer silence:0 15", "worker.heartbeat_missed"),
-        (15.0, due("silence:0"), "no timer silence:0; SIGTERM tree 0#0 1#0; timer ladder 45",
+        (5.0, silent(0), "SIGKILL tree 0#0; timer condemned:0 15", "worker.heartbeat_missed; group.degraded"),
+        (15.0, due("condemned:0"), "no timer condemned:0; SIGTERM tree 0#0 1#0; timer ladder 45",
          "worker.unkillable rank=0; group.stopping"),
         (15.1, exited(1), "", "worker.exited by=daemon"),
         (15.1, gone(1)),
@@ -82,21 +86,21 @@ def test_who_cannot_be_killed_holds_its_slot_and_the_group_fails_over_it() -> No
 
 def test_in_a_group_of_scope_worker_only_the_silent_one_restarts() -> None:
     running(job(workers=2, restart=RestartRules(scope="worker"))).tell(
-        (5.0, silent(1), "SIGKILL tree 1#0; timer silence:1 15", "worker.heartbeat_missed"),
-        (5.1, killed(1, 9), "no timer silence:1",
-         "worker.exited by=heartbeat; worker.failed; group.restarting rank=1; group.degraded"),
+        (5.0, silent(1), "SIGKILL tree 1#0; timer condemned:1 15", "worker.heartbeat_missed; group.degraded"),
+        (5.1, killed(1, 9), "no timer condemned:1",
+         "worker.exited by=heartbeat; worker.failed; group.restarting rank=1"),
         (5.1, gone(1), "start 1#1 after 1"),
     )  # fmt: skip
 
 
 def test_silence_is_told_once_and_not_of_who_is_being_stopped_or_has_ended() -> None:
     running(job(workers=2)).tell(
-        (5.0, silent(1), "SIGKILL tree 1#0; timer silence:1 15", "worker.heartbeat_missed"),
+        (5.0, silent(1), "SIGKILL tree 1#0; timer condemned:1 15", "worker.heartbeat_missed; group.degraded"),
         (5.0, silent(1, by="timer")),
         (5.0, silent(0, attempt=7)),
-        (5.1, asked_to_stop(), "no timer silence:1; SIGTERM tree 0#0 1#0; timer ladder 35.1", "group.stopping"),
+        (5.1, asked_to_stop(), "no timer condemned:1; SIGTERM tree 0#0 1#0; timer ladder 35.1", "group.stopping"),
         (5.2, silent(0)),
-        (5.3, killed(1, 9), "no timer silence:1", "worker.exited by=heartbeat; worker.failed root_cause=false"),
+        (5.3, killed(1, 9), "", "worker.exited by=heartbeat; worker.failed root_cause=false"),
         (5.3, silent(1)),
     )
 
@@ -106,7 +110,7 @@ def test_a_group_whose_workers_take_their_time_is_ready_when_the_last_has_said_s
         (0.0, up(), "form world 0", "group.starting"),
         (0.0, formed(), "start 0#0 1#0"),
         (0.1, started(0), "", "worker.started"),
-        (0.2, said_ready(0), "", "worker.ready rank=0 duration_ms=100.0"),
+        (0.2, said_ready(0), "", "worker.ready rank=0 source=notify duration_ms=100.0"),
         (0.3, started(1), "", "worker.started; group.started"),
         (0.4, said_ready(0)),
     )  # fmt: skip
@@ -114,6 +118,24 @@ def test_a_group_whose_workers_take_their_time_is_ready_when_the_last_has_said_s
     assert [worker.state for worker in story.view.workers] == ["ready", "starting"]
     story.tell((9.0, said_ready(1), "", "worker.ready rank=1; group.ready duration_ms=9000.0"))
     assert story.ready.ok
+
+
+def test_with_a_probe_as_well_it_is_the_probe_that_says_who_is_ready() -> None:
+    story = running(job(watchdog=TAKES_TIME, probe=Probe("http://127.0.0.1:8000/", liveness=True))).tell(
+        (1.0, said_ready(0)),
+        (2.0, ready(0), "", "worker.ready source=probe; group.ready"),
+    )
+    assert story.ready.ok
+
+
+def test_whoever_finds_a_worker_failed_first_ends_it_and_is_named_for_it() -> None:
+    running(job(probe=Probe("http://127.0.0.1:8000/", liveness=True))).tell(
+        (1.0, ready(0), "", "worker.ready; group.ready"),
+        (5.0, silent(0), "SIGKILL tree 0#0; timer condemned:0 15", "worker.heartbeat_missed; group.degraded"),
+        (5.1, unready(0, "no answer")),
+        (5.2, killed(0, 9), "no timer condemned:0; timer ladder 35.2",
+         "worker.exited by=heartbeat; worker.failed by=heartbeat; group.restarting cause=heartbeat"),
+    )  # fmt: skip
 
 
 def test_one_that_ends_before_it_was_ready_was_not_ready() -> None:
@@ -132,7 +154,7 @@ def test_one_that_ends_before_it_was_ready_was_not_ready() -> None:
 def test_a_word_from_one_that_is_being_stopped_makes_nobody_ready() -> None:
     story = running(job(workers=2, watchdog=TAKES_TIME)).tell(
         (1.0, asked_to_stop(), "SIGTERM tree 0#0 1#0; timer ladder 31", "group.stopping"),
-        (1.1, said_ready(0), "", "worker.ready"),
+        (1.1, said_ready(0)),
         (1.2, exited(0), "", "worker.exited by=daemon"),
         (1.2, said_ready(0)),
     )
@@ -144,4 +166,4 @@ def test_a_word_from_one_that_is_being_stopped_makes_nobody_ready() -> None:
 def test_its_patience_is_that_of_the_last_rung(ladder: tuple[Rung, ...]) -> None:
     story = running(job(stop=StopRules(ladder)))
     story.happen(5.0, silent(0))
-    assert story.timers["job", "silence:0"] == 7.0
+    assert story.timers["job", "condemned:0"] == 7.0

@@ -1,0 +1,150 @@
+"""A time limit learnt from how long something takes when it goes well: a high quantile, times a factor, in bounds.
+
+The durations are kept as a histogram whose buckets grow by ``GROWTH``, so that its size does not depend on how many
+there were, and a quantile is read with that error, always upwards: a limit that is too wide costs seconds, one that is
+too tight kills a healthy worker.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+GROWTH = 1.05
+SHORTEST = 0.001
+LONGEST = 1e7
+"""Seconds: what is shorter or longer is counted with these."""
+
+REMEMBERED = 1 << 20
+"""Durations after which all counts are halved: what a job did long ago weighs less and less."""
+
+_LAST = math.ceil(math.log(LONGEST / SHORTEST) / math.log(GROWTH))
+
+
+class Learning(NamedTuple):
+    """How a limit follows from what was seen. Bounds in seconds; until ``least`` durations were seen, ``ceiling``."""
+
+    floor: float
+    ceiling: float
+    factor: float = 3.0
+    quantile: float = 0.999
+    least: int = 100
+
+
+class Durations:
+    """How long it took each time that it went well. What ended badly is not for here.
+
+    ``longest`` is never forgotten: 0 while nothing was seen.
+    """
+
+    __slots__ = ("_counts", "longest", "seen")
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self.seen = 0
+        self._counts: dict[int, int] = {}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Durations) and self.to_json() == other.to_json()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def add(self, lasted_for: float) -> None:
+        """One more, in seconds, finite and not negative."""
+        self.longest = max(self.longest, lasted_for)
+        bucket = _bucket(lasted_for)
+        self._counts[bucket] = self._counts.get(bucket, 0) + 1
+        self.seen += 1
+        if self.seen >= REMEMBERED:
+            self._counts = {bucket: (count + 1) // 2 for bucket, count in self._counts.items()}
+            self.seen = sum(self._counts.values())
+
+    def quantile(self, share: float) -> float:
+        """A duration that at least this share of them did not exceed, and at most ``GROWTH`` times the least such."""
+        wanted = math.ceil(share * self.seen)
+        found = 0
+        for bucket in sorted(self._counts):
+            found += self._counts[bucket]
+            if found >= wanted and bucket < _LAST:
+                return min(SHORTEST * GROWTH**bucket, self.longest)
+        return self.longest
+
+    def limit(self, rules: Learning) -> float:
+        """Seconds. Never less than the longest that went well, whatever the ceiling."""
+        return self._limit(rules)[0]
+
+    def explained(self, rules: Learning) -> dict[str, Any]:
+        """The limit and where it comes from, for people: JSON values, seconds to the millisecond."""
+        limit, because = self._limit(rules)
+        return {
+            "limit_s": round(limit, 3),
+            "because": because,
+            "seen": self.seen,
+            "longest_s": round(self.longest, 3),
+            "quantile": rules.quantile,
+            "quantile_s": round(self.quantile(rules.quantile), 3),
+            "factor": rules.factor,
+            "floor_s": rules.floor,
+            "ceiling_s": rules.ceiling,
+        }
+
+    def _limit(self, rules: Learning) -> tuple[float, str]:
+        if self.seen < rules.least:
+            limit, because = rules.ceiling, f"the ceiling, until {rules.least} were seen"
+        else:
+            learnt = rules.factor * self.quantile(rules.quantile)
+            limit, because = learnt, f"{rules.factor:g} times what {rules.quantile:.4g} of them did not exceed"
+            if learnt < rules.floor:
+                limit, because = rules.floor, "the floor"
+            elif learnt > rules.ceiling:
+                limit, because = rules.ceiling, "the ceiling"
+        return (self.longest, "the longest that went well") if limit < self.longest else (limit, because)
+
+    # ---- from one daemon to the next
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``json.dumps`` takes, and ``from_json``."""
+        return {
+            "longest": self.longest,
+            "counts": {str(bucket): self._counts[bucket] for bucket in sorted(self._counts)},
+        }
+
+    @classmethod
+    def from_json(cls, written: object) -> Durations:
+        """What ``to_json`` has written. Raises ``ValueError`` for anything else, however large."""
+        if not isinstance(written, Mapping) or written.keys() != {"longest", "counts"}:
+            raise ValueError("not a histogram of durations")
+        longest, counts = written["longest"], written["counts"]
+        if type(longest) is not float or not 0 <= longest < math.inf:
+            raise ValueError("the longest duration is none")
+        if not isinstance(counts, Mapping) or len(counts) > _LAST + 1:
+            raise ValueError("the counts are none")
+        durations = cls()
+        durations.longest = longest
+        durations._counts = {_number(bucket): _count(count) for bucket, count in counts.items()}
+        durations.seen = sum(durations._counts.values())
+        if durations.seen >= REMEMBERED:
+            raise ValueError("more durations than are remembered")
+        if max(durations._counts, default=_bucket(0.0)) != _bucket(durations.longest):
+            raise ValueError("the longest duration is not among the counted ones")
+        return durations
+
+
+def _bucket(seconds: float) -> int:
+    """The number of the bucket whose upper edge, ``SHORTEST * GROWTH**bucket``, is the first not below it."""
+    if seconds <= SHORTEST:
+        return 0
+    return min(math.ceil(math.log(seconds / SHORTEST) / math.log(GROWTH)), _LAST)
+
+
+def _number(text: object) -> int:
+    if isinstance(text, str) and len(text) <= 4 and text.isascii() and text.isdigit() and int(text) <= _LAST:
+        return int(text)
+    raise ValueError("a bucket has no number")
+
+
+def _count(value: object) -> int:
+    if type(value) is int and 0 < value < REMEMBERED:
+        return value
+    raise ValueError("a count is none")
