@@ -177,7 +177,14 @@ class Daemon:
             self._containment = contain(self._orphan_reaped, [group.resources for group in plan.groups.values()])
             self._containment.adopt_children()
             self._processes = Processes(self._post, output, self._containment)
-            self._vigils = Vigils(plan, whose=self._processes.whose, who=self._who, post=self._post, tell=self._tell)
+            self._vigils = Vigils(
+                plan,
+                whose=self._processes.whose,
+                who=self._who,
+                post=self._post,
+                tell=self._tell,
+                keeps_state=self._keeps_state,
+            )
             self._counts.watched = self._vigils.by_group
             if any(probe.exec for probe in self._asked):
                 self._commands = Commands(self._containment, self._processes.spawner)

@@ -47,6 +47,19 @@ class RestartRules:
 
 
 @dataclass(frozen=True, slots=True)
+class AutoRules:
+    """The ``sections`` whose limits are learnt: ``factor`` times what 99.9 % of them did not exceed, within bounds.
+
+    ``floor`` and ``ceiling`` in seconds; until enough of them were seen, the limit is the ceiling.
+    """
+
+    sections: frozenset[str] = frozenset()
+    floor: float = 10.0
+    ceiling: float = 3600.0
+    factor: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
 class WatchdogRules:
     """How long a worker may be silent, in seconds; 0: for ever. ``sections`` are limits by the section's name.
 
@@ -66,6 +79,7 @@ class WatchdogRules:
     out_of_section: float = 0.0
     stopping: float = 0.0
     sections: Mapping[str, float] = field(default_factory=dict)
+    auto: AutoRules = AutoRules()
 
 
 @dataclass(frozen=True, slots=True)
