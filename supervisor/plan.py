@@ -58,6 +58,19 @@ class DumpRules:
 
 
 @dataclass(frozen=True, slots=True)
+class AutoRules:
+    """The ``sections`` whose limits are learnt: ``factor`` times what 99.9 % of them did not exceed, within bounds.
+
+    ``floor`` and ``ceiling`` in seconds; until enough of them were seen, the limit is the ceiling.
+    """
+
+    sections: frozenset[str] = frozenset()
+    floor: float = 10.0
+    ceiling: float = 3600.0
+    factor: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
 class WatchdogRules:
     """How long a worker may be silent, in seconds; 0: for ever. ``sections`` are limits by the section's name.
 
@@ -79,6 +92,7 @@ class WatchdogRules:
     uninterruptible: float = 0.0
     sections: Mapping[str, float] = field(default_factory=dict)
     dump: DumpRules = DumpRules()
+    auto: AutoRules = AutoRules()
 
 
 @dataclass(frozen=True, slots=True)

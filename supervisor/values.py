@@ -104,6 +104,11 @@ def duration(value: object) -> float:
     return seconds
 
 
+def section_limit(value: object) -> float | Literal["auto"]:
+    """Seconds as ``duration`` reads them, or ``auto``: to be learnt."""
+    return "auto" if value == "auto" else duration(value)
+
+
 def size(value: object) -> int:
     """Bytes, from a number of them, as text too, or ``64KiB``, ``10MB``, ``1.5 GiB``; rounded down."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST:

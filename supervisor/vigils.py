@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -32,6 +34,7 @@ from supervisor.core.messages import (
 from supervisor.core.timers import TimerExpired
 from supervisor.core.watchdog import Expired
 from supervisor.host import evidence
+from supervisor.host.learnt_file import LearntFile
 from supervisor.host.proc import Process
 from supervisor.host.sleepers import Sleepers
 from supervisor.host.spawn import Identity, NotStarted
@@ -55,11 +58,12 @@ class Vigils:
         tell: Callable[[Event], None],
         last_lines: Callable[[str, Worker], str],
         leave_alone: Callable[[int], None],
+        keeps_state: bool = True,
     ) -> None:
         """``whose``: which worker of that group a process belongs to. ``who``: how events call a worker.
 
         ``last_lines``: the end of a worker's stderr. ``leave_alone`` is told of children of ours that are no workers.
-
+        ``keeps_state``: what is learnt is kept in the state directory, which is ours.
         Raises ``Unusable`` when there can be no doors, and leaves nothing behind then.
         """
         self._whose = whose
@@ -79,6 +83,7 @@ class Vigils:
             if group.watchdog.uninterruptible
         }
         self._jumped_at = float("-inf")
+        self._learnt: LearntFile | None = None
         watched = [group for group in plan.groups.values() if group.watchdog.timer_file or group.watchdog.notify]
         self._directory = _own_directory(plan.runtime_dir) if watched else None
         try:
@@ -88,6 +93,10 @@ class Vigils:
             self.close()
             why = error.strerror if isinstance(error, OSError) else error
             raise Unusable(f"{plan.runtime_dir}: no doors for the workers of {group.name} there: {why}") from error
+
+        if keeps_state and any(group.watchdog.auto.sections for group in watched):
+            self._learnt = LearntFile(plan.state_dir, self._all_learnt, self._unkept)
+            self._remember(self._learnt)
 
     async def run(self) -> None:
         """Until cancelled, take evidence before anybody is ended; before and after that they are ended without it."""
@@ -126,9 +135,11 @@ class Vigils:
     def with_words(self, snapshot: Snapshot) -> Snapshot:
         """With what the workers have said of themselves."""
         groups = {
-            name: replace(view, workers=tuple(map(partial(_with_words, vigil), view.workers)))
+            name: replace(
+                view, workers=tuple(map(partial(_with_words, vigil), view.workers)), learnt=vigil.learnt.explained()
+            )
             for name, view in snapshot.groups.items()
-            if (vigil := self._vigils.get(name)) is not None and vigil.heard
+            if (vigil := self._vigils.get(name)) is not None and (vigil.heard or vigil.learnt)
         }
         return replace(snapshot, groups={**snapshot.groups, **groups}) if groups else snapshot
 
@@ -141,6 +152,8 @@ class Vigils:
         """Watch nobody, and leave no door behind. Idempotent."""
         for sleepers in self._sleepers.values():
             sleepers.close()
+        if self._learnt is not None:
+            self._learnt.close()
         for vigil in self._vigils.values():
             vigil.close()
         if self._directory is not None:
@@ -168,6 +181,7 @@ class Vigils:
             refused=partial(self._refused, group.name),
             ready=lambda worker: self._post(group.name, WorkerReady(worker, "notify")),
             stood_still=self._stood_still,
+            learnt=self._has_learnt,
             user=user,
         )
 
@@ -229,6 +243,25 @@ class Vigils:
         if now - self._jumped_at > away_for:
             self._tell(events.daemon_clock_jumped(now, away_for))
         self._jumped_at = now
+
+    def _remember(self, file: LearntFile) -> None:
+        try:
+            written = file.read()
+            for name, vigil in self._vigils.items():
+                vigil.learnt.restore(written.get(name, {}))
+        except (OSError, ValueError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            asyncio.get_running_loop().call_soon(self._unkept, why)  # whom it is told is only being built
+
+    def _all_learnt(self) -> Mapping[str, Any]:
+        return {name: vigil.learnt.to_json() for name, vigil in self._vigils.items() if vigil.learnt}
+
+    def _has_learnt(self) -> None:
+        if self._learnt is not None:
+            self._learnt.changed()
+
+    def _unkept(self, why: str) -> None:
+        self._tell(events.daemon_learnt_unkept(clock.now(), why))
 
     def _refused(self, group: str, expired: TimerExpired) -> None:
         self._tell(events.timer_refused(clock.now(), group, expired.pid, expired.scope))

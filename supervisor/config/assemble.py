@@ -16,6 +16,7 @@ from supervisor.config.mistakes import Mistakes
 from supervisor.config.places import Path
 from supervisor.host import names
 from supervisor.plan import (
+    AutoRules,
     Backoff,
     DaemonPlan,
     DumpRules,
@@ -108,13 +109,28 @@ def _group(
         master_port=group.master_port,
         restart=_restart(name, group.restart, mistakes),
         stop=StopRules(_ladder(group.stop), group.stop.scope),
-        watchdog=_watchdog(group.watchdog),
+        watchdog=_watchdog(name, group.watchdog, mistakes),
         probe=probes.probe_of(("groups", name, "probe"), group.probe, mistakes),
         resources=_resources(name, group.resources, workers, seen, mistakes),
         returns=group.function is not None,
     )
     probes.check_addresses(("groups", name, "probe"), plan, environ, mistakes)
     return plan
+
+
+def _watchdog(name: str, given: tables.Watchdog, mistakes: Mistakes) -> WatchdogRules:
+    auto = given.auto
+    if auto.floor > auto.ceiling:
+        mistakes.say(("groups", name, "watchdog", "auto", "floor"), f"is above the ceiling, {auto.ceiling:g} s")
+    learnt = frozenset(section for section, limit in given.sections.items() if limit == "auto")
+    return WatchdogRules(
+        **{
+            **dict(given),
+            "sections": {section: limit for section, limit in given.sections.items() if limit != "auto"},
+            "auto": AutoRules(learnt, auto.floor, auto.ceiling, auto.factor),
+            "dump": DumpRules(given.dump.signal or 0, tuple(given.dump.command), given.dump.wait),
+        }
+    )
 
 
 LAST_WAIT = 10.0
@@ -174,11 +190,6 @@ def _restart(name: str, rules: tables.Restart, mistakes: Mistakes) -> RestartRul
         fatal_exit_codes=frozenset(rules.fatal_exit_codes),
         success_exit_codes=frozenset(rules.success_exit_codes),
     )
-
-
-def _watchdog(given: tables.Watchdog) -> WatchdogRules:
-    dump = DumpRules(given.dump.signal or 0, tuple(given.dump.command), given.dump.wait)
-    return WatchdogRules(**{**dict(given), "dump": dump})
 
 
 def _logs(name: str, logs: tables.Logs, workers: int, state_dir: str, mistakes: Mistakes) -> LogRules:

@@ -41,6 +41,11 @@ NonNegative: dict[str, Any] = {"type": "number", "minimum": 0}
 Duration = Annotated[
     float, PlainValidator(values.duration), WithJsonSchema({"anyOf": [NonNegative, _text(values.DURATION)]})
 ]
+SectionLimit = Annotated[
+    float | Literal["auto"],
+    PlainValidator(values.section_limit),
+    WithJsonSchema({"anyOf": [NonNegative, _text(values.DURATION), {"const": "auto"}]}),
+]
 Signal = Annotated[
     int,
     PlainValidator(values.signal_number),
@@ -229,6 +234,14 @@ class Dump(Table):
     wait: Duration = key("5s", "How long all of it may take; the worker is ended after it.")
 
 
+class Auto(Table):
+    """Limits of sections that are learnt: factor times what 99.9 % of them did not exceed, from floor to ceiling."""
+
+    floor: Duration = key("10s", "No learnt limit is shorter.")
+    ceiling: Duration = key("1h", "None is longer, unless one that long went well; the limit until 100 were seen.")
+    factor: Annotated[float, Field(ge=1, allow_inf_nan=False)] = key(3.0, "So many times what nearly all took.")
+
+
 class Watchdog(Table):
     """How long workers may be silent before they are ended and restarted; 0: for ever."""
 
@@ -240,7 +253,10 @@ class Watchdog(Table):
         "0: without a probe it is ready when it has started.",
     )
     heartbeat: Duration = key("0s", "Between two WATCHDOG=1, the first of which may come with READY=1 or later.")
-    sections: dict[SectionName, Duration] = key({}, "The longest that a section of that name may last.")
+    sections: dict[SectionName, SectionLimit] = key(
+        {}, "The longest that a section of that name may last; auto: learnt from those that ended in time."
+    )
+    auto: Auto = key({})
     out_of_section: Duration = key("0s", "The longest time with no section open, from the first word on.")
     stopping: Duration = key("0s", "From STOPPING=1 to the worker's end.")
     uninterruptible: Duration = key(

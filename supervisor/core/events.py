@@ -496,6 +496,14 @@ def daemon_state_unwritten(at: float, why: str, *, over: bool) -> Event:
     )  # fmt: skip
 
 
+def daemon_learnt_unkept(at: float, why: str) -> Event:
+    """What was learnt of sections is not there, or will not be, for the next daemon: limits begin at their ceilings."""
+    return Event(
+        "daemon.learnt_unkept", "warning", at, f"what was learnt about sections is not kept: {why}", None,
+        {"reason": why},
+    )  # fmt: skip
+
+
 def daemon_guardian_lost(at: float, why: str, *, over: bool) -> Event:
     """Workers would outlive a daemon that is killed now. ``over``: no other guardian is tried."""
     return Event(

@@ -54,7 +54,8 @@ class GroupView:
 
     ``ready`` is what the group is taken for (see ``steady``), ``gang`` that none of its workers is of use alone.
     ``restarts_left`` is None for no limit; ``why`` says how the group came into its phase. ``returned``: what its
-    functions have returned (see ``core.returned``).
+    functions have returned (see ``core.returned``). ``learnt``: the limits of sections that are learnt, and why they
+    are what they are (see ``core.learning``).
     """
 
     name: str
@@ -77,6 +78,7 @@ class GroupView:
     last_failure: FailureView | None = None
     workers: tuple[WorkerView, ...] = ()
     returned: Mapping[str, Any] = field(default_factory=dict)
+    learnt: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

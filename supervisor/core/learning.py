@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from supervisor.plan import AutoRules
+
 GROWTH = 1.05
 SHORTEST = 0.001
 LONGEST = 1e7
@@ -129,6 +131,56 @@ class Durations:
         if max(durations._counts, default=_bucket(0.0)) != _bucket(durations.longest):
             raise ValueError("the longest duration is not among the counted ones")
         return durations
+
+
+class Learnt:
+    """The limits of those sections of one group that are to be learnt."""
+
+    def __init__(self, rules: AutoRules) -> None:
+        self._rules = Learning(rules.floor, rules.ceiling, rules.factor)
+        self._durations = {name: Durations() for name in sorted(rules.sections)}
+        self._limits: dict[str, float] = {}
+        self._good_until: dict[str, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._durations)
+
+    def limit(self, name: str) -> float | None:
+        """Seconds; None for a section that is not to be learnt."""
+        durations = self._durations.get(name)
+        if durations is None:
+            return None
+        if name not in self._limits or durations.seen >= self._good_until[name]:
+            self._limits[name] = durations.limit(self._rules)
+            later = durations.seen + durations.seen // 16 + 1
+            self._good_until[name] = min(later, self._rules.least) if durations.seen < self._rules.least else later
+        return self._limits[name]
+
+    def add(self, name: str, lasted_for: float) -> bool:
+        """A section of that name has gone well, which took so many seconds; whether that was worth knowing."""
+        durations = self._durations.get(name)
+        if durations is None:
+            return False
+        if lasted_for > durations.longest or durations.seen + 1 >= REMEMBERED:
+            self._limits.pop(name, None)
+        durations.add(lasted_for)
+        return True
+
+    def explained(self) -> dict[str, Any]:
+        """By the section's name, its limit and where that comes from: see ``Durations.explained``."""
+        return {name: durations.explained(self._rules) for name, durations in self._durations.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``json.dumps`` takes, and ``restore``."""
+        return {name: durations.to_json() for name, durations in self._durations.items()}
+
+    def restore(self, written: object) -> None:
+        """Know what an earlier daemon has written of these sections. Raises ``ValueError``, and knows nothing then."""
+        if not isinstance(written, Mapping):
+            raise ValueError("not a table of sections")  # noqa: TRY004 - wrong data, and no wrong call
+        known = {name: Durations.from_json(written[name]) for name in self._durations if name in written}
+        self._durations |= known
+        self._limits.clear()
 
 
 def _bucket(seconds: float) -> int:

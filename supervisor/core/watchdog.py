@@ -7,6 +7,7 @@ finds out is an input of the machine. The rules, in short:
   good answer to its probe. From its first word on the time outside of any section counts, from READY=1 or its first
   heartbeat on the time between two of them.
 - Sections are a stack; whichever of them is over its limit counts, however many were opened on top of it.
+- A section may have a learnt limit: how long those took that ended in time tells how long the next may last.
 - A worker found silent is found once. All its deadlines go with it.
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, assert_never
 
 from supervisor.core.deadlines import Deadlines
+from supervisor.core.learning import Learnt
 from supervisor.core.messages import Worker
 from supervisor.core.timers import TimerExpired, TimerRequest, Timers
 from supervisor.plan import WatchdogRules
@@ -121,7 +123,19 @@ class _Limit(NamedTuple):
 class _Watched:
     """One worker under watch."""
 
-    __slots__ = ("begun", "heard", "heartbeat", "heartbeat_key", "numbers", "over", "pid", "stopping", "told", "worker")
+    __slots__ = (
+        "begun",
+        "heard",
+        "heartbeat",
+        "heartbeat_key",
+        "learns_after",
+        "numbers",
+        "over",
+        "pid",
+        "stopping",
+        "told",
+        "worker",
+    )
 
     def __init__(self, worker: Worker, pid: int, heartbeat: float) -> None:
         self.worker = worker
@@ -132,6 +146,7 @@ class _Watched:
         self.stopping = False
         self.over = False
         self.numbers = 0
+        self.learns_after = 0
         self.begun: dict[_Limit, tuple[float, float]] = {}  # since when, and the limit
         self.told = Told()
 
@@ -140,12 +155,15 @@ class Watchdog:
     """The deadlines of one group's workers. Reads no clock: every instant comes in, and goes out.
 
     ``refused`` counts sections that were too many, or ended without having begun; ``timers`` has a count of its own.
+    ``learnt`` are the limits learnt from sections, ``learnt_from`` how many of them were of use for that.
     """
 
     def __init__(self, rules: WatchdogRules) -> None:
         self.refused = 0
         self.heartbeats = 0
         self.timers = Timers()
+        self.learnt = Learnt(rules.auto)
+        self.learnt_from = 0
         self._rules = rules
         self._deadlines: Deadlines[_Limit] = Deadlines()
         self._watched: dict[int, _Watched] = {}
@@ -243,6 +261,8 @@ class Watchdog:
     def put_off(self, by: float) -> None:
         """We were not running for so many seconds: nobody is the later for it."""
         self._deadlines.put_off(by)
+        for watched in self._watched.values():
+            watched.learns_after = watched.numbers  # who knows how long those took that are open
         self.timers.put_off(by)
 
     # ---- one worker
@@ -301,7 +321,9 @@ class Watchdog:
             self.refused += 1
             return
         watched.numbers += 1
-        limit = self._rules.sections.get(name, 0.0)
+        limit = self.learnt.limit(name)
+        if limit is None:
+            limit = self._rules.sections.get(name, 0.0)
         sections.append(Section(name, now, limit, watched.numbers))
         self._lift(watched, "out_of_section")
         self._limit(watched, "section", limit, now, watched.numbers)
@@ -314,6 +336,8 @@ class Watchdog:
             self.refused += 1
             return
         sections.remove(section)
+        if section.number > watched.learns_after and not watched.over:
+            self.learnt_from += self.learnt.add(name, now - section.begun_at)
         self._lift(watched, "section", section.number)
         if not sections:
             self._limit(watched, "out_of_section", self._rules.out_of_section, now)

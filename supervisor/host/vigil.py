@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from supervisor import clock
+from supervisor.core.learning import Learnt
 from supervisor.core.messages import Worker
 from supervisor.core.timers import TimerExpired, TimerRequest
 from supervisor.core.watchdog import Expired, Notice, Told, Watchdog
@@ -43,6 +44,7 @@ class Vigil:
         refused: Callable[[TimerExpired], None],
         ready: Callable[[Worker], None],
         stood_still: Callable[[float], None],
+        learnt: Callable[[], None] = lambda: None,
         user: tuple[int, int] | None = None,
     ) -> None:
         """``directory`` is the group's own. ``whose`` says which worker's tree a process is in.
@@ -50,7 +52,8 @@ class Vigil:
         ``found`` is told of each worker found silent, once, and of each timer of a living process of it; a timer with
         signal 0 is only to be reported. ``refused`` is told of a timer whose process is nobody's, ``ready`` of each
         worker's first READY=1, ``stood_still`` of how long we had not been running when nobody was held to be late.
-        Raises ``OSError`` and leaves nothing open then.
+        ``learnt`` is told when more is known of how long sections take. Raises ``OSError`` and leaves nothing open
+        then.
         """
         self._dog = Watchdog(rules)
         self._whose = whose
@@ -58,6 +61,7 @@ class Vigil:
         self._refused = refused
         self._ready = ready
         self._stood_still = stood_still
+        self._learnt = learnt
         self._leaders: dict[int, Worker] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._turned_at = clock.now()
@@ -104,6 +108,11 @@ class Vigil:
         words = self._notify.refused + self._notify.foreign if self._notify else 0
         return lines + words + self._dog.refused + self._dog.timers.refused
 
+    @property
+    def learnt(self) -> Learnt:
+        """The limits that are learnt from the group's sections."""
+        return self._dog.learnt
+
     def told(self, worker: Worker) -> Told | None:
         """What the worker has said, for people."""
         return self._dog.told(worker)
@@ -146,7 +155,10 @@ class Vigil:
     def _hear(self, worker: Worker, notice: Notice) -> None:
         now = clock.now()
         self._catch_up(now)
+        learnt_from = self._dog.learnt_from
         became_ready = self._dog.hear(worker, notice, now)
+        if self._dog.learnt_from > learnt_from:
+            self._learnt()
         self._set_alarm()
         if became_ready:
             self._ready(worker)

@@ -50,6 +50,7 @@ def _group(view: GroupView, now: float) -> dict[str, Any]:
         "restarts_left": view.restarts_left,
         "last_failure": None if view.last_failure is None else _failure(view.last_failure),
         **view.returned,
+        **({"learnt": view.learnt} if view.learnt else {}),
         "workers": [_worker(worker) for worker in view.workers],
     }
 

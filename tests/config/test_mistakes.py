@@ -156,7 +156,8 @@ def file(tmp_path: Path) -> Path:
         ("zz = {}", "groups.trainer.zz: unknown key (allowed: command, function, args, kwargs, workers, "),
         ('watchdog = { heartbeat = "soon" }', "watchdog.heartbeat: "),
         ('watchdog = { sections = { "" = "3m" } }', "watchdog.sections"),
-        ('watchdog = { sections = { step = "auto" } }', "watchdog.sections.step: "),
+        ('watchdog = { sections = { step = "automatic" } }', "watchdog.sections.step: "),
+        ('watchdog = { auto = { floor = "2h" } }', "watchdog.auto.floor: is above the ceiling, 3600 s"),
         (
             'probe = { http = "http://127.0.0.1:8000", tcp = "127.0.0.1:8000" }',
             "groups.trainer.probe.tcp: there is http already (allowed: one of http, tcp, exec)",

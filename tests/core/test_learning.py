@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.core import learning
-from supervisor.core.learning import GROWTH, LONGEST, SHORTEST, Durations, Learning
+from supervisor.core.learning import GROWTH, LONGEST, SHORTEST, Durations, Learning, Learnt
+from supervisor.plan import AutoRules
 
 SECONDS = st.floats(0, 1e9) | st.floats(0.01, 100.0)
 RULES = st.builds(
@@ -171,3 +172,58 @@ def test_whatever_is_in_the_file_it_is_understood_or_refused(written: object) ->
     except ValueError:
         return
     assert found.limit(RULE) >= found.longest
+
+
+STEPS = AutoRules(frozenset({"step", "save"}), floor=1.0, ceiling=500.0, factor=2.0)
+
+
+def learnt(*durations: float) -> Learnt:
+    found = Learnt(STEPS)
+    for one in durations:
+        assert found.add("step", one)
+    return found
+
+
+def test_only_what_is_to_be_learnt_has_a_limit_that_is() -> None:
+    found = learnt()
+    assert found.limit("step") == found.limit("save") == 500.0
+    assert found.limit("other") is None
+    assert not found.add("other", 3.0)
+    assert found
+    assert not Learnt(AutoRules())
+
+
+@given(st.lists(SECONDS, min_size=1, max_size=400))
+def test_a_limit_in_use_is_never_tighter_than_the_longest_that_went_well(durations: list[float]) -> None:
+    found = Learnt(STEPS)
+    for number, one in enumerate(durations, 1):
+        found.add("step", one)
+        limit = found.limit("step")
+        assert limit is not None
+        assert limit >= max(durations[:number])
+
+
+def test_a_limit_in_use_follows_what_was_learnt_since() -> None:
+    found = learnt(*[10.0] * 99)
+    assert found.limit("step") == 500.0
+    found.add("step", 10.0)
+    assert found.limit("step") == pytest.approx(20.0, rel=0.06)
+
+
+def test_what_was_learnt_is_known_to_the_next_daemon_as_far_as_it_asks() -> None:
+    found = learnt(*[10.0] * 120)
+    again = Learnt(AutoRules(frozenset({"step", "new"}), floor=1.0, ceiling=500.0, factor=2.0))
+    assert again.limit("step") == 500.0
+    again.restore(json.loads(json.dumps(found.to_json())))
+    assert again.limit("step") == found.limit("step")
+    assert again.explained()["step"] == found.explained()["step"]
+    assert again.to_json().keys() == {"new", "step"}
+
+
+@pytest.mark.parametrize("written", [None, [], "step", {"save": 7, "step": {}}])
+def test_what_is_no_table_of_sections_is_refused_and_nothing_of_it_known(written: object) -> None:
+    found = learnt(10.0)
+    before = found.to_json()
+    with pytest.raises(ValueError, match="not a"):
+        found.restore(written)
+    assert found.to_json() == before

@@ -7,7 +7,7 @@ import pytest
 from supervisor.core.messages import Worker
 from supervisor.core.timers import TimerExpired, TimerRequest
 from supervisor.core.watchdog import HEARTBEAT, SECTIONS, Expired, Notice, Silent, Watchdog, words
-from supervisor.plan import WatchdogRules
+from supervisor.plan import AutoRules, WatchdogRules
 
 A, B = Worker(0, 0), Worker(1, 0)
 READY = Notice(ready=True)
@@ -24,9 +24,10 @@ def end(name: str) -> Notice:
 class Story:
     """A group of two workers that start at the instant 0, and what is found at a later one."""
 
-    def __init__(self, **limits: float) -> None:
+    def __init__(self, auto: AutoRules | None = None, **limits: float) -> None:
         sections = {"step": 10.0, "checkpoint": 100.0}
-        self.dog = Watchdog(WatchdogRules(**limits, sections=sections))  # type: ignore[arg-type]
+        rules = WatchdogRules(**limits, sections=sections, auto=auto or AutoRules())  # type: ignore[arg-type]
+        self.dog = Watchdog(rules)
         self.dog.started(A, 100, 0.0)
         self.dog.started(B, 101, 0.0)
 
@@ -156,6 +157,48 @@ def test_of_two_sections_of_one_name_the_later_is_closed_first() -> None:
     story.at(3.0, begin("step"))
     story.at(4.0, end("step"))
     assert story.dog.nearest() == 10.0
+
+
+LEARNS = AutoRules(frozenset({"epoch"}), floor=1.0, ceiling=500.0, factor=3.0)
+
+
+def epochs(story: Story, count: int, lasts: float) -> float:
+    """So many epochs of so many seconds, one after the other; when the last was over."""
+    for number in range(count):
+        story.at(number * lasts, begin("epoch"))
+        story.at((number + 1) * lasts, end("epoch"))
+    return count * lasts
+
+
+def test_the_limit_of_a_section_is_learnt_from_those_that_ended_in_time() -> None:
+    story = Story(LEARNS)
+    now = epochs(story, 100, 2.0)
+    story.at(now, begin("epoch"))
+    story.at(now, begin("epoch"), worker=B)
+    limit = story.dog.learnt.limit("epoch")
+    assert limit is not None
+    assert limit == pytest.approx(6.0, rel=0.06)
+    assert story.found(now + 7.0) == [Silent(worker, "section", now, limit, "epoch") for worker in (A, B)]
+    story.at(now + 300.0, end("epoch"))
+    assert story.dog.learnt.limit("epoch") == limit, "what was found silent teaches nothing"
+    assert story.dog.learnt_from == 100
+
+
+def test_until_enough_is_known_a_learnt_limit_is_the_ceiling() -> None:
+    story = Story(LEARNS)
+    now = epochs(story, 99, 2.0)
+    story.at(now, begin("epoch"))
+    assert story.dog.nearest() == now + 500.0
+
+
+def test_nothing_is_learnt_from_sections_that_were_open_while_we_did_not_run() -> None:
+    story = Story(LEARNS)
+    story.at(1.0, begin("epoch"))
+    story.dog.put_off(3000.0)
+    story.at(3002.0, end("epoch"), begin("epoch"))
+    story.at(3004.0, end("epoch"))
+    told = story.dog.learnt.explained()["epoch"]
+    assert (told["seen"], told["longest_s"]) == (1, 2.0)
 
 
 def test_sections_of_two_threads_need_not_be_closed_in_order() -> None:

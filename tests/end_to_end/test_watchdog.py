@@ -7,10 +7,11 @@ import shutil
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.end_to_end.configs import group, python
+from tests.end_to_end.configs import group, python, table
 from tests.end_to_end.conftest import Start
 from tests.end_to_end.launching import launch
 from tests.end_to_end.rankd import ROOT, Rankd, until
@@ -106,6 +107,34 @@ with section("checkpoint"):
     limits = {"sections": {"checkpoint": "300ms", "step": "5m"}}
     daemon = rankd(group("job", worker(script), watchdog=limits))
     ends_and_restarts(daemon, "heartbeat", "has been in section 'checkpoint' for longer than 0.3 s")
+
+
+def test_the_limit_of_a_section_is_learnt_and_known_to_the_next_daemon(rankd: Start, tmp_path: Path) -> None:
+    script = f"""
+for step in range(60):
+    with section("step"):
+        pass
+{REST}"""
+    limits = {"sections": {"step": "auto"}, "auto": {"floor": "2s"}}
+    config = table("daemon", state_dir=str(tmp_path / "kept")) + group("job", worker(script), watchdog=limits)
+
+    def learnt(daemon: Rankd) -> dict[str, Any]:
+        told: dict[str, Any] = daemon.http("/status").json["groups"]["job"]["learnt"]["step"]
+        return told
+
+    first = rankd(config)
+    until(lambda: learnt(first)["seen"] == 60, "all steps")
+    assert (learnt(first)["limit_s"], learnt(first)["because"]) == (3600.0, "the ceiling, until 100 were seen")
+    assert first.stop() == 0
+    second = rankd(config)
+    until(lambda: learnt(second)["seen"] == 120, "those of both")
+    assert (learnt(second)["limit_s"], learnt(second)["because"]) == (2.0, "the floor")
+    assert second.stop() == 0
+    (tmp_path / "kept" / "learnt.json").write_text("junk")
+    third = rankd(config)
+    assert third.wait_for("daemon.learnt_unkept")["reason"] == "it is not JSON"
+    until(lambda: learnt(third)["seen"] == 60, "its own")
+    assert third.stop() == 0
 
 
 def test_a_group_is_ready_when_its_workers_say_so_and_fails_when_they_do_not_in_time(rankd: Start) -> None:
