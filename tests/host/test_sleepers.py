@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 from supervisor import clock
 from supervisor.core.messages import Worker
 from supervisor.host.sleepers import LOOKS, Sleepers
-from supervisor.host.threads import family, threads
+from supervisor.host.threads import threads
 from tests.host.held import held_for, let_go
 from tests.host.observing import until
 
@@ -36,11 +34,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield _start
     for process in started:
         process.kill()
-        while process.poll() is None:  # it dies when whoever holds it has, and there may be another one by then
-            for pid in family(process.pid)[1:]:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        door = os.open(tmp_path / "fifo", os.O_RDWR | os.O_NONBLOCK)  # whoever waits there, a child left alone, goes on
         process.communicate()
+        os.close(door)
 
 
 class Told:
