@@ -24,6 +24,7 @@ from supervisor.core.events import Event, Who, signal_name
 from supervisor.core.groups import Begun, EndRequested, Groups
 from supervisor.core.health import Snapshot
 from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, WorkerStarted
+from supervisor.core.state import Phase
 from supervisor.errors import BUG, AddressUnavailable
 from supervisor.host import error_file, signals, systemd
 from supervisor.host.cgroup import limits_without
@@ -181,6 +182,7 @@ class Daemon:
                 plan,
                 whose=self._processes.whose,
                 who=self._who,
+                runs=lambda group: self._runtime.state.groups[group].phase in (Phase.STARTING, Phase.RUNNING),
                 post=self._post,
                 tell=self._tell,
                 last_lines=self._processes.last_lines,

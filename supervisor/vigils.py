@@ -54,6 +54,7 @@ class Vigils:
         *,
         whose: Callable[[str, Process], Worker | None],
         who: Callable[[str, Worker], Who],
+        runs: Callable[[str], bool],
         post: Callable[[str, Input], None],
         tell: Callable[[Event], None],
         last_lines: Callable[[str, Worker], str],
@@ -61,6 +62,7 @@ class Vigils:
         keeps_state: bool = True,
     ) -> None:
         """``whose``: which worker of that group a process belongs to. ``who``: how events call a worker.
+        ``runs``: whether that group starts or runs, and is not being stopped.
 
         ``last_lines``: the end of a worker's stderr. ``leave_alone`` is told of children of ours that are no workers.
         ``keeps_state``: what is learnt is kept in the state directory, which is ours.
@@ -68,6 +70,7 @@ class Vigils:
         """
         self._whose = whose
         self._who = who
+        self._runs = runs
         self._post = post
         self._tell = tell
         self._last_lines = last_lines
@@ -203,7 +206,12 @@ class Vigils:
             self._tell(events.timer_reported(clock.now(), self._who(group, worker), expired.pid, words))
 
     def _end(self, group: str, silent: WorkerSilent) -> None:
-        """Not before it has been seen what it does; who is found meanwhile has been seen by that as well."""
+        """Not before it has been seen what it does; who is found meanwhile has been seen by that as well.
+
+        Of a group that is being stopped nobody is ended for it, and nobody is sent a signal to dump by.
+        """
+        if not self._runs(group):
+            return
         if self._tasks is None:
             self._post(group, silent)
         elif group in self._found_meanwhile:

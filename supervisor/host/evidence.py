@@ -161,8 +161,14 @@ def _file_of_fixed_size() -> int:
 def _signal(pid: int, signal: int) -> None:
     with suppress(OSError):  # short of descriptors: there is other evidence
         process = read_process(pid)
-        if process is not None:
+        if process is not None and _catches(pid, signal):  # whoever does not would die of it
             send(process, signal)
+
+
+def _catches(pid: int, signal: int) -> bool:
+    """By its set of caught signals (proc_pid_status(5), SigCgt)."""
+    _, _, caught = read(f"/proc/{pid}/status").partition("SigCgt:")
+    return bool(caught) and bool(int(caught.split()[0], 16) >> (signal - 1) & 1)
 
 
 def _titled(peer: Peer, text: str) -> str:

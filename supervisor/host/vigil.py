@@ -178,7 +178,7 @@ class Vigil:
         if self._closed or at is None or (self._alarm is not None and self._alarm.when() <= at):
             return
         self._stop_alarm()
-        self._alarm = self._loop.call_at(at, self._due)
+        self._alarm = self._loop.call_at(max(at, clock.now()), self._due)  # what was due before it was set is not late
 
     def _stop_alarm(self) -> None:
         if self._alarm is not None:

@@ -123,12 +123,13 @@ def progress(step: int) -> bool:
 @contextmanager
 def section(name: str) -> Iterator[None]:
     """The block is the section ``name``, for which the configuration may have a limit. Sections may be nested."""
-    label = _one_line(name, 200)
+    label, pid = _one_line(name, 200), os.getpid()
     _say(b"X_SECTION_BEGIN=" + label, owe=True)
     try:
         yield
     finally:
-        _say(b"X_SECTION_END=" + label, owe=True)
+        if os.getpid() == pid:  # a child that was forked in it leaves its parent's section open
+            _say(b"X_SECTION_END=" + label, owe=True)
 
 
 @contextmanager

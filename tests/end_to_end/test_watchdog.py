@@ -223,6 +223,41 @@ in_the_midst_of_it()
     assert len(daemon.all("worker.dumped")) == 1  # both hang, and one look shows both
 
 
+def test_the_signal_to_dump_goes_to_nobody_who_would_die_of_it(rankd: Start) -> None:
+    """A worker may hang before it has come as far as to register a handler."""
+    rules = {"heartbeat": "200ms", "dump": {"signal": "SIGUSR1", "wait": "100ms"}}
+    script = "heartbeat() if rank == '0' else None\n" + HANG
+    daemon = rankd(group("job", worker(script), workers=2, watchdog=rules, stop=AT_ONCE, restart={"max_restarts": 0}))
+    assert daemon.wait() == 137
+    assert (daemon.wait_for("worker.exited", rank=0)["by"], daemon.wait_for("worker.failed")["rank"]) == (
+        "heartbeat",
+        0,
+    )
+
+
+def test_who_is_being_stopped_is_not_taken_to_hang(rankd: Start) -> None:
+    """It writes its last checkpoint, and neither says a word nor is asked for one."""
+    script = """
+def save(*_):
+    time.sleep(1)
+    print("saved", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+signal.signal(signal.SIGUSR1, lambda *_: os._exit(9))
+heartbeat()
+print("up", flush=True)
+while True:
+    time.sleep(0.05)
+    heartbeat()
+"""
+    rules = {"heartbeat": "300ms", "dump": {"signal": "SIGUSR1", "wait": "100ms"}}
+    daemon = rankd(group("job", worker(script), watchdog=rules))
+    daemon.wait_for_line("up")
+    assert daemon.stop() == 0
+    assert daemon.log("job", 0, 0).read_text() == "up\nsaved\n"
+    assert not daemon.all("worker.dumped")
+
+
 def test_a_command_tells_more_of_each_worker_and_is_not_waited_for_any_longer_than_is_configured(rankd: Start) -> None:
     command = ["/bin/sh", "-c", "echo the stack of ${pid} is rank ${rank}; [ ${rank} = 1 ] || exec sleep 1000"]
     rules = {"heartbeat": "200ms", "dump": {"command": command, "wait": "500ms"}}

@@ -189,6 +189,12 @@ async def test_while_we_stood_still_nobody_was_late(watch: Watch, monkeypatch: p
     await until(lambda: watch.found)
 
 
+async def test_a_timer_that_was_due_before_it_was_set_is_no_sign_that_we_stood_still(watch: Watch) -> None:
+    watch.set(-3600.0, signal=0)
+    await until(lambda: watch.found)
+    assert watch.stood_still == []
+
+
 async def test_nor_was_whoever_had_said_something_that_we_could_not_read(
     watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,6 +96,17 @@ def test_a_section_ends_however_its_block_does(supervisor: Supervisor) -> None:
     assert told == [(True, "outer"), (True, "inner"), (False, "inner"), (False, "outer")]
 
 
+def test_whoever_leaves_a_section_that_its_parent_began_does_not_end_it(supervisor: Supervisor) -> None:
+    section = notify.section("step")
+    section.__enter__()
+    if not (pid := os.fork()):
+        section.__exit__(None, None, None)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert [section for notice in supervisor.hears() for section in notice.sections] == [(True, "step")]
+    section.__exit__(None, None, None)
+
+
 def test_a_name_or_status_of_any_length_is_cut_to_what_the_door_takes(supervisor: Supervisor) -> None:
     with notify.section("x" * 5000):
         notify.status("ü" * 5000)
