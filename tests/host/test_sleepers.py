@@ -13,7 +13,7 @@ import pytest
 from supervisor import clock
 from supervisor.core.messages import Worker
 from supervisor.host.sleepers import LOOKS, Sleepers
-from supervisor.host.threads import threads
+from supervisor.host.threads import family, threads
 from tests.host.held import held_for, let_go
 from tests.host.observing import until
 
@@ -50,6 +50,7 @@ class Told:
 
 async def test_a_thread_that_is_held_is_told_of_once_and_when_it_is_let_go(start: Start, tmp_path: Path) -> None:
     process = start(1)
+    await until(lambda: len(family(process.pid)) > 1)  # before that it may wait for the disk that it is read from
     told = Told(0.2)
     told.sleepers.started(ME, process.pid)
     begun_at = clock.now()

@@ -98,7 +98,13 @@ def without_chance(path: str) -> str:
     return re.sub("^job7_[^/]{8}", "job7", path)
 
 
-LOGS = ["--rdzv-backend=c10d", "--rdzv-id=job7", "--local-addr=127.0.0.1", "--log-dir=logs"]
+LOGS = [
+    "--rdzv-backend=c10d",
+    "--rdzv-endpoint=localhost:0",
+    "--rdzv-id=job7",
+    "--local-addr=127.0.0.1",
+    "--log-dir=logs",
+]
 
 
 @pytest.mark.parametrize(
