@@ -10,8 +10,9 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
+
+from supervisor.host.replaced import replace_file
 
 NAME = "learnt.json"
 VERSION = 1
@@ -74,24 +75,10 @@ class LearntFile:
         self._pending = None
         text = json.dumps({"version": VERSION, "groups": self._gather()}, allow_nan=False) + "\n"
         try:
-            self._replace(text.encode())
+            replace_file(self._path, text.encode())
         except OSError as error:
             if not self._in_trouble:
                 self._troubled(error.strerror or str(error))
             self._in_trouble = True
         else:
             self._in_trouble = False
-
-    def _replace(self, text: bytes) -> None:
-        new = self._path + ".new"
-        with suppress(FileNotFoundError):  # one of ours was killed here
-            os.unlink(new)
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            with open(fd, "wb") as file:
-                file.write(text)
-            os.rename(new, self._path)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(new)
-            raise

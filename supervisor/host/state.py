@@ -23,6 +23,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from supervisor.host.proc import read_process
+from supervisor.host.replaced import replace_file
 
 if TYPE_CHECKING:
     import asyncio
@@ -291,7 +292,7 @@ class StateFile:
         self._due = None
         self._look_at_new()
         try:
-            self._replace(self._text())
+            replace_file(self._path, self._text())
         except OSError as error:
             self._due = self._loop.call_later(AGAIN, self._write)
             if not self._in_trouble:
@@ -320,29 +321,6 @@ class StateFile:
         head = json.dumps(self._head | {"directory": _place(self._directory), "written_at": ticks()})
         workers = ",\n".join(self._workers.values())
         return f'{head[:-1]}, "workers": [\n{workers}\n]}}\n'.encode()
-
-    def _replace(self, text: bytes) -> None:
-        new = self._path + ".new"
-        try:
-            file = _create(new)
-        except FileExistsError:  # one of ours was killed here
-            os.unlink(new)
-            file = _create(new)
-        try:
-            try:
-                while text:
-                    text = text[os.write(file, text) :]
-            finally:
-                os.close(file)
-            os.rename(new, self._path)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(new)
-            raise
-
-
-def _create(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def _place(directory: str) -> tuple[int, int]:
