@@ -44,13 +44,13 @@ from supervisor.host.state import StateFile, this_daemon
 from supervisor.host.terminal import Terminal
 from supervisor.host.turns import Turns
 from supervisor.plan import (
-    NEVER_INHERITED,
     DaemonPlan,
     HookPlan,
     Reach,
     WorkerPlan,
     World,
     group_environment,
+    handed_on,
     single_host_world,
     worker_plan,
     world_environment,
@@ -379,8 +379,11 @@ class Daemon:
     async def _deliver(self, hook: HookPlan, record: bytes, event: Event) -> tuple[str, bool]:
         if hook.url:
             return await self._post_record(hook.url, record, hook.headers, hook.timeout)
-        env = {name: value for name, value in os.environ.items() if name not in NEVER_INHERITED}
-        env |= {"RANKD_EVENT": event.name, "RANKD_GROUP": event.group or "", "RANKD_RUN_ID": self._plan.run_id}
+        env = handed_on(os.environ) | {
+            "RANKD_EVENT": event.name,
+            "RANKD_GROUP": event.group or "",
+            "RANKD_RUN_ID": self._plan.run_id,
+        }
         return await run_command(hook.command, record, env, hook.timeout, self._containment.leave_alone), True
 
     def _come_up(self) -> None:
@@ -583,7 +586,7 @@ class Daemon:
         def sink(place: str) -> Callable[[bytes], object] | None:
             if place == "console":
                 return partial(console.write, urgent=True)
-            return premises.appended(place) if place else None
+            return premises.appended(place, self._lost) if place else None
 
         return TorchElastic(
             plan,
@@ -601,12 +604,15 @@ class Daemon:
             event.at, who, pid, self._processes.remains(event.group, Worker(local_rank, attempt))
         )
 
+    def _lost(self, lines: bytes) -> None:
+        self._counts.events_dropped += lines.count(b"\n")
+
     def _mark(self, lost: int) -> bytes:
         return self._records.dropped(lost)
 
     def _write_records(self, console: Console, lines: bytes) -> None:
         if not console.write(lines, urgent=True):
-            self._counts.events_dropped += lines.count(b"\n")
+            self._lost(lines)
 
     def _console_lost(self, fd: int, why: str, records: int = 0) -> None:
         self._counts.events_dropped += records

@@ -392,6 +392,11 @@ NEVER_INHERITED = frozenset(
 about what only the worker that it started returns."""
 
 
+def handed_on(environ: Mapping[str, str]) -> dict[str, str]:
+    """What of the daemon's own environment is for whoever it starts: not what was said to the daemon alone."""
+    return {name: value for name, value in environ.items() if name not in NEVER_INHERITED}
+
+
 CONTRACT = frozenset(
     {"RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
      "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS",
@@ -407,7 +412,7 @@ def group_environment(daemon: DaemonPlan, group: GroupPlan, inherited: Mapping[s
     Values of the group that name other variables are left to ``worker_plan``. ``OMP_NUM_THREADS`` is 1 when unset and
     there is more than one worker (torch.distributed.run).
     """
-    env = {name: value for name, value in inherited.items() if name not in NEVER_INHERITED} if group.inherit_env else {}
+    env = handed_on(inherited) if group.inherit_env else {}
     env.update({name: value for name, value in group.env.items() if "${" not in value})
     if group.workers > 1 and "OMP_NUM_THREADS" not in group.env:
         env.setdefault("OMP_NUM_THREADS", "1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 from supervisor import clock
@@ -97,8 +97,8 @@ def last_attempt(plan: DaemonPlan, group: str) -> int:
     return max(numbers, default=-1)
 
 
-def appended(path: str) -> Callable[[bytes], object]:
-    """What takes lines to the end of that file, in one write each; a disk that takes nothing loses them.
+def appended(path: str, lost: Callable[[bytes], None]) -> Callable[[bytes], object]:
+    """What takes lines to the end of that file. ``lost`` is told of those that a disk does not take.
 
     Raises ``Unusable``.
     """
@@ -109,7 +109,9 @@ def appended(path: str) -> Callable[[bytes], object]:
         raise Unusable(f"{path}: cannot be written: {error.strerror}") from error
 
     def append(lines: bytes) -> None:
-        with suppress(OSError):
+        try:
             os.write(file, lines)
+        except OSError:
+            lost(lines)
 
     return append

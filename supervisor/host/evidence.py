@@ -19,7 +19,7 @@ from supervisor.core.watchdog import Told
 from supervisor.host.hook import run_command
 from supervisor.host.proc import read_process, send
 from supervisor.host.threads import family, read, threads, where
-from supervisor.plan import DumpRules, substitute
+from supervisor.plan import DumpRules, handed_on, substitute
 
 SLICE = 0.003
 """Seconds of work at a stretch before the loop may serve others."""
@@ -139,7 +139,7 @@ async def _output(peer: Peer, dump: DumpRules, within: float, leave_alone: Calla
     except OSError as error:
         return f"it cannot be run: {error.strerror}"
     try:
-        wrong = await run_command(argv, b"", os.environ, within, leave_alone, output=file)
+        wrong = await run_command(argv, b"", handed_on(os.environ), within, leave_alone, output=file)
         written = os.pread(file, os.lseek(file, 0, os.SEEK_CUR), 0).decode(errors="replace")
     finally:
         os.close(file)

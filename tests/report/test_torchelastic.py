@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from supervisor.core.groups import Groups
 from supervisor.core.messages import ErrorReport
 from supervisor.plan import RestartRules
+from supervisor.premises import Unusable, appended
 from supervisor.report.torchelastic import TorchElastic
 from tests.stories.story import Happening, Story, asked_to_stop, exited, gone, job, killed, running
 
@@ -94,3 +100,25 @@ def test_a_run_that_is_called_off_has_failed_in_torchs_words_and_is_not_accounte
     assert told.states() == [("WORKER", "TERMINATED", 0), ("AGENT", "FAILED", None)]
     assert "workers.job.run_total" not in told.put()
     assert told.put()["workers.job.stopped"] == "1"
+
+
+def test_lines_that_the_disk_does_not_take_are_handed_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost: list[bytes] = []
+    append = appended(str(tmp_path / "below" / "events"), lost.append)
+    append(b"one\n")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        append(b"two\n")
+    append(b"three\n")
+    assert (tmp_path / "below" / "events").read_bytes() == b"one\nthree\n"
+    assert lost == [b"two\n"]
+
+
+def test_a_place_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(Unusable, match="cannot be written"):
+        appended(str(tmp_path / "full"), print)
