@@ -23,7 +23,8 @@ OUT_OF_REACH: tuple[type[OSError], ...] = (ProcessLookupError, PermissionError)
 
 
 _EXEC = 0.05  # seconds at most that exec(2) is waited for
-_START_CODE, _ENV_START, _ENV_END = 26 - 3, 50 - 3, 51 - 3  # proc_pid_stat(5), counted from behind pid and name
+_FLAGS, _START_CODE, _ENV_START, _ENV_END = 9 - 3, 26 - 3, 50 - 3, 51 - 3  # proc_pid_stat(5), from behind the name
+_KERNEL_THREAD = 0x0020_0000  # PF_KTHREAD of include/linux/sched.h
 _NOT_FOR_US = b"1"  # as the start of the code, where we may not see it
 
 
@@ -132,7 +133,7 @@ def inherited(pid: int, name: str) -> str:
         while True:
             with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
                 environment = file.readall()
-            if environment or _has_none(pid):
+            if environment or _has_none(_stat(pid)):
                 break
             now = time.monotonic()
             give_up_at = give_up_at or now + _EXEC
@@ -143,10 +144,15 @@ def inherited(pid: int, name: str) -> str:
     return rest.partition(b"\0")[0].decode("ascii", "replace")
 
 
-def _has_none(pid: int) -> bool:
-    """Whether the process has no environment, for good or for us: not just for now, in the midst of exec(2)."""
+def _stat(pid: int) -> bytes:
     with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-        fields = file.read(4096).rpartition(b")")[2].split()
-    if fields[0] in b"ZX" or fields[_START_CODE] == _NOT_FOR_US:
+        return file.read(4096)
+
+
+def _has_none(stat: bytes) -> bool:
+    """Whether the process has no environment, for good or for us: not just for now, in the midst of exec(2)."""
+    fields = stat.rpartition(b")")[2].split()
+    if fields[0] in b"ZX" or int(fields[_FLAGS]) & _KERNEL_THREAD or fields[_START_CODE] == _NOT_FOR_US:
         return True
-    return fields[_ENV_START] == fields[_ENV_END] != b"0"
+    # While exec(2) copies it in, the end is still at the start; where the code starts is known after that.
+    return fields[_START_CODE] != b"0" and fields[_ENV_START] == fields[_ENV_END]

@@ -239,6 +239,7 @@ def test_what_outlived_daemon_and_guardian_is_ended_by_the_next_start(rankd: Sta
     first.process.kill()
     first.process.wait()
     first.junk.clear()
+    until(lambda: guardian not in of(first), "the guardian's end")  # not ours to wait for
     assert of(first).keys() == left
     assert len(left) == 9
     second = again(first, group("job", SLEEP, workers=1))

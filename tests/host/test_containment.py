@@ -429,6 +429,31 @@ def test_an_inherited_variable_is_read_from_anywhere_in_the_environment() -> Non
     assert inherited(child.pid, "X") == ""
 
 
+@pytest.mark.parametrize(
+    ("state", "flags", "start_code", "environment", "none"),
+    [
+        ("S", 0x400000, 4096, (9000, 9100), False),
+        ("R", 0x400000, 0, (0, 0), False),  # in the midst of exec(2): nothing yet
+        ("R", 0x400000, 0, (9000, 9000), False),  # and now it is copied in
+        ("R", 0x400000, 4096, (9000, 9000), True),
+        ("S", 0x400000, 1, (0, 0), True),  # not for us to see
+        ("I", 0x208040, 0, (0, 0), True),  # a kernel thread, of which a host has hundreds
+        ("Z", 0x400000, 0, (0, 0), True),
+    ],
+)
+def test_no_environment_is_told_from_one_that_exec_has_not_copied_yet(
+    state: str, flags: int, start_code: int, environment: tuple[int, int], none: bool
+) -> None:
+    fields = ["0"] * 53
+    fields[3], fields[9], fields[26], fields[50], fields[51] = (
+        state,
+        str(flags),
+        str(start_code),
+        *map(str, environment),
+    )
+    assert proc._has_none(f"7 (a) {' '.join(fields[3:])}".encode()) is none
+
+
 def test_a_variable_is_read_from_a_process_that_does_nothing_but_exec(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between its old memory and its new one it has no environment, and is not one that has none."""
     monkeypatch.setattr(proc, "_EXEC", 5.0)  # on a busy machine it may be kept waiting there
