@@ -59,6 +59,7 @@ from supervisor.report import listen
 from supervisor.report.agent import AgentListener
 from supervisor.report.counts import Counts
 from supervisor.report.failures import Failures
+from supervisor.report.history import History
 from supervisor.report.hooks import Hooks
 from supervisor.report.log import Records, resolve_format
 from supervisor.report.progress import progress
@@ -158,6 +159,7 @@ class Daemon:
                 colour=_wants_colour(self._told_to),
             )
             self._ring = Ring(self._records.line)
+            self._history = History()
             self._counts = Counts()
             self._hooks = Hooks(plan.hooks, self._records.line, self._deliver, self._tell, self._counts.hooks)
             self._turns.heard = self._counts.loop_lag.observe
@@ -344,6 +346,7 @@ class Daemon:
                 about={"service": self._plan.name, "host": self._plan.node_id, "run_id": self._plan.run_id},
                 drain_status=self._plan.drain_status,
                 ring=self._ring,
+                history=self._history,
             )
         gc.collect()
         gc.freeze()  # what is here now stays: no later collection need look at it
@@ -573,6 +576,7 @@ class Daemon:
             self._ring.add(*told)
             self._hooks.hear(*told, event)
         self._failures.observe(event)
+        self._history.observe(event)
         if self._torchelastic is not None:
             self._torchelastic.observe(event)
 

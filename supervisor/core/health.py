@@ -55,7 +55,7 @@ class GroupView:
     ``ready`` is what the group is taken for (see ``steady``), ``gang`` that none of its workers is of use alone.
     ``restarts_left`` is None for no limit; ``why`` says how the group came into its phase. ``returned``: what its
     functions have returned (see ``core.returned``). ``learnt``: the limits of sections that are learnt, and why they
-    are what they are (see ``core.learning``).
+    are what they are (see ``core.learning``). ``failed``: for good.
     """
 
     name: str
@@ -79,6 +79,7 @@ class GroupView:
     workers: tuple[WorkerView, ...] = ()
     returned: Mapping[str, Any] = field(default_factory=dict)
     learnt: Mapping[str, Any] = field(default_factory=dict)
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

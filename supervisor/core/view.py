@@ -52,7 +52,7 @@ def group_view(group: Group, now: float, standing: Standing | None = None, *, wo
         ready=standing.ready if standing else group.is_ready,
         was_ready=group.was_ready,
         succeeded=group.verdict is not None and group.verdict.outcome == "succeeded",
-        why=_public(group.why),
+        why=public(group.why),
         next=next_words,
         next_at=next_at,
         round=group.world.round if group.world else 0,
@@ -63,12 +63,13 @@ def group_view(group: Group, now: float, standing: Standing | None = None, *, wo
             at=failure.at,
             attempt=failure.attempt,
             rank=failure.rank,
-            reason=_public(failure.reason),
+            reason=public(failure.reason),
             exit_code=failure.status.code if failure.status else failure.exit_code,
             signal=signal_name(failure.status.signal) if failure.status and failure.status.signal else None,
         ),
         workers=tuple(_worker_view(group, rank) for rank in range(group.plan.workers)) if workers else (),
         returned=returned(group) if group.plan.returns and workers else {},
+        failed=group.verdict is not None and group.verdict.outcome == "failed",
     )
 
 
@@ -123,9 +124,9 @@ def _standing(slot: Slot) -> tuple[float, str]:
     if slot.status is not None:
         return slot.since, ""
     if slot.condemned is not None:
-        return slot.condemned.since, _public(slot.condemned.reason)
+        return slot.condemned.since, public(slot.condemned.reason)
     if slot.readiness is not None:
-        return slot.readiness.since, _public(slot.readiness.why)
+        return slot.readiness.since, public(slot.readiness.why)
     return slot.since, ""
 
 
@@ -137,6 +138,6 @@ def _past(group: Group, ended: Ended) -> str:
     return "stopped" if ended.by == "daemon" else "failed"
 
 
-def _public(words: str) -> str:
+def public(words: str) -> str:
     """Without what stands in quotes: commands, folders and names of the user's are for records, not for probes."""
     return _QUOTED.sub("...", words)

@@ -16,14 +16,17 @@ from supervisor.core import health
 from supervisor.core.health import LEAVING, Answer, GroupView, Snapshot
 from supervisor.report.connection import FAREWELL, TEXT, USUAL, Connection, Connections, Limits, respond, text
 from supervisor.report.counts import Counts
+from supervisor.report.history import History
 from supervisor.report.listen import BACKLOG, BoundListener
 from supervisor.report.look import Look
 from supervisor.report.metrics import Metrics
+from supervisor.report.page import HEADERS, render
 from supervisor.report.ring import Ring
 from supervisor.report.status import health_document, status
 from supervisor.report.stream import EVENT_STREAM, Streams
 
 HEALTH = "application/health+json"
+HTML = "text/html; charset=utf-8"
 ALLOWED = "GET, HEAD, OPTIONS"
 GROUP_PREFIX = "/readyz/"
 EVENTS = "/events"
@@ -44,21 +47,24 @@ class HealthListener:
         started_at: float,
         about: Mapping[str, str],
         ring: Ring,
+        history: History,
         drain_status: int = 503,
         limits: Limits = USUAL,
     ) -> None:
         """``look`` is asked once a request; ``about`` (service, host, run_id) heads ``/status``.
 
-        ``ring`` has the records for ``/events``.
+        ``ring`` has the records for ``/events``, ``history`` what the page looks back on.
         """
         self._look = look
         self._counts = counts
         self._about = about
+        self._history = history
         self._drain_status = drain_status
         self._connections = Connections(limits, self._refused)
         self._metrics = Metrics(look, counts, started_at)
         self._streams = Streams(ring)
         self._pages: dict[str, Page] = {
+            "/": self._page,
             "/livez": self._livez,
             "/startupz": self._startupz,
             "/readyz": self._readyz,
@@ -120,7 +126,7 @@ class HealthListener:
         return response
 
     def _respond(self, request: web.BaseRequest, page: Page | None) -> web.Response:
-        snapshot = self._look(workers=page == self._status)
+        snapshot = self._look(workers=page in {self._status, self._page})
         if page is None:
             response = text(404, f"nothing here; there are {', '.join(self._pages)} and {GROUP_PREFIX}GROUP")
         elif request.method in {"GET", "HEAD"}:
@@ -190,6 +196,11 @@ class HealthListener:
 
     def _status(self, _request: web.BaseRequest, snapshot: Snapshot) -> web.Response:
         return respond(200, _json(status(snapshot, self._about)), "application/json")
+
+    def _page(self, _request: web.BaseRequest, snapshot: Snapshot) -> web.Response:
+        response = respond(200, render(snapshot, self._about, self._history), HTML)
+        response.headers.update(HEADERS)
+        return response
 
     def _scrape(self, request: web.BaseRequest, _snapshot: Snapshot) -> web.Response:
         body, content_type = self._metrics.exposition(request.headers.get("Accept", ""))

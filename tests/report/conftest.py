@@ -10,6 +10,7 @@ import pytest
 
 from supervisor import clock
 from supervisor.report.counts import Counts
+from supervisor.report.history import History
 from supervisor.report.http import HealthListener
 from supervisor.report.listen import BoundListener, bind
 from supervisor.report.ring import Ring
@@ -28,12 +29,14 @@ class Served:
         self._listeners = listeners
         self._clients: list[Client] = []
         self.ring = Ring(lambda event, seq: f'{{"seq":{seq},"event":"{event.name}"}}'.encode(), options.pop("size", 8))
+        self.history = History()
         self._listener = HealthListener(
             standing,
             self.counts,
             started_at=clock.now(),
             about={"service": "rankd", "host": "host-a", "run_id": "job-42"},
             ring=self.ring,
+            history=self.history,
             **options,
         )
 

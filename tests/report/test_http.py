@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.report.counts import Counts
+from supervisor.report.history import History
 from supervisor.report.http import HealthListener
 from supervisor.report.listen import adopt
 from supervisor.report.ring import Ring
@@ -27,7 +28,7 @@ async def test_a_healthy_daemon_says_ok_and_that_nobody_may_keep_it(serve: Serve
     assert reply.headers["server"] == "rankd"
 
 
-@pytest.mark.parametrize("path", [*HEALTHY, "/status", "/metrics"])
+@pytest.mark.parametrize("path", [*HEALTHY, "/", "/status", "/metrics"])
 async def test_head_is_get_without_the_body(serve: Serve, path: str) -> None:
     client = await (await serve()).client()
     head = await client.get(path, method="HEAD")
@@ -90,7 +91,7 @@ async def test_the_drain_status_is_for_draining_only(serve: Serve) -> None:
 
 async def test_unknown_paths_and_groups_are_404(serve: Serve) -> None:
     client = await (await serve()).client()
-    for path in ("/", "/readyz/", "/readyz/nobody", "/livez/", "/READYZ", "/..%2fetc/passwd", "/%ff%00"):
+    for path in ("/readyz/", "/readyz/nobody", "/livez/", "/READYZ", "/..%2fetc/passwd", "/%ff%00"):
         assert (await client.get(path)).status == 404, path
 
 
@@ -280,4 +281,6 @@ async def test_stop_closes_idle_connections_and_refuses_new_ones(serve: Serve) -
 
 
 async def test_a_listener_that_never_started_can_be_stopped() -> None:
-    await HealthListener(Standing(), Counts(), started_at=0.0, about={}, ring=Ring(lambda *_: b"")).stop()
+    await HealthListener(
+        Standing(), Counts(), started_at=0.0, about={}, ring=Ring(lambda *_: b""), history=History()
+    ).stop()
