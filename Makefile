@@ -12,7 +12,7 @@ JOBS ?= 3
 # The quickstart's logs and sockets stay in the checkout.
 SCRATCH := $(CURDIR)/.rankd
 
-.PHONY: run install dev test lint format bench bench-output bench-timers clean
+.PHONY: run install dev test lint format bench bench-output bench-timers bench-health clean
 .DEFAULT_GOAL := run
 
 run: install
@@ -58,6 +58,9 @@ bench-output: dev
 
 bench-timers: dev
 	PATH="$(BIN):$$PATH" $(BIN)/python bench/timers.py
+
+bench-health: dev
+	PATH="$(BIN):$$PATH" $(BIN)/python bench/health.py
 
 clean:
 	rm -rf $(VENV) $(SCRATCH) build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -40,7 +40,10 @@ from supervisor.plan import Reach, WorkerPlan
 SLICE = 0.003
 """Seconds of work at a stretch before the loop may serve others."""
 
-EXITS_A_TURN = 32
+TURNS = 5
+"""Of the loop between such stretches: a probe takes so many from its arrival to its answer, and they cost little."""
+
+EXITS_A_TURN = 8
 """Taken from epoll at a time and worked off whole: it hands out the longest dead first, in the kernel's order."""
 
 GRACE = 0.02
@@ -198,14 +201,15 @@ class Processes:
             self._post(group, WorkerNotStarted(worker, "abandoned", "its start was called off"))
 
     async def run(self) -> None:
-        """Start what is asked for until cancelled, letting the loop turn after every ``SLICE`` seconds."""
+        """Start what is asked for until cancelled, letting the loop take ``TURNS`` after every ``SLICE`` seconds."""
         while True:
             self._since = self._witness.now()
             while self._queue:
                 until = self._loop.time() + SLICE
                 while self._queue and self._loop.time() < until:
                     self.start_now(*self._queue.popleft())
-                await asyncio.sleep(0)
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
             self._asked.clear()
             self.idle.set()
             await self._asked.wait()
@@ -434,27 +438,28 @@ class Processes:
         soon as they are found all its descendants elsewhere, also those that appear while we look. What outlives its
         leader is reached in any case. Workers that are gone, or not started, are passed over.
         """
-        led: list[_Run] = []
-        scattered: list[_Run] = []
-        for worker in workers:
-            run = self._runs.get((group, worker))
-            if run is None:
-                continue
+        runs = [run for worker in workers if (run := self._runs.get((group, worker))) is not None]
+        for run in runs:
             if not run.tree.leader_reaped:
                 run.signal = signal
                 run.asked = run.asked or not run.ended
-                _send_led(run, signal, reach)
-                led.append(run)
             if reach == "tree" or run.tree.leader_reaped:
-                scattered.append(run)
                 run.killed = run.killed or signal == signals.SIGKILL
-        if signal not in NOT_CONTINUED:
-            for run in led:
-                _send_led(run, signals.SIGCONT, reach)
+        self._in_slices(partial(self._send, runs, signal, reach))  # a crowd that wakes to die takes the processors
+
+    def _send(self, runs: Sequence[_Run], signal: int, reach: Reach) -> Iterator[None]:
+        led: set[Tree] = set()
+        for number in (signal,) if signal in NOT_CONTINUED else (signal, signals.SIGCONT):
+            for run in runs:
+                if not run.tree.leader_reaped:
+                    _send_led(run, number, reach)
+                    led.add(run.tree)
+                yield
+        scattered = [run for run in runs if reach == "tree" or run.tree not in led]
         if scattered:
             # A walk over /proc costs as much as ending a crowd does: first let those go who needed no more than this.
             after = CROWD_LEAVES if len(scattered) > CROWD else 0.0
-            self._loop.call_later(after, self._pursue, scattered, signal, {run.tree for run in led})
+            self._loop.call_later(after, self._pursue, scattered, signal, led)
 
     def _pursue(self, runs: Sequence[_Run], signal: int, reached: Collection[Tree]) -> None:
         """Signal what is alive of these outside the process groups of ``reached``."""
@@ -479,12 +484,15 @@ class Processes:
         try:
             for _ in steps:
                 if self._loop.time() >= until:
-                    self._loop.call_soon(self._in_slices, work, steps)
+                    self._after_turns(TURNS, partial(self._in_slices, work, steps))
                     return
         except OSError as error:
             if error.errno not in _SHORTAGE:
                 raise
             self._loop.call_later(_SHORT_FOR, self._in_slices, work)
+
+    def _after_turns(self, turns: int, work: Callable[[], None]) -> None:
+        self._loop.call_soon(*((self._after_turns, turns - 1, work) if turns > 1 else (work,)))
 
     def kill_all(self) -> None:
         """Start nothing more, and send SIGKILL to every worker's whole tree, whoever's it is."""

@@ -17,6 +17,7 @@ import textwrap
 from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -575,20 +576,36 @@ async def test_signals_to_workers_that_are_gone_or_never_were_go_nowhere(host: H
     assert (await host.ended("true")).code == 0
 
 
-async def test_the_first_of_many_is_signalled_before_the_second_is_looked_up(
+async def test_others_are_served_while_a_crowd_is_signalled(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crowd that wakes to die takes the processors, and what is sent at a stretch takes as long as they let us."""
+    workers = host.ask(*[host.plan("sleep", "100") for _ in range(3)])
+    await host.until(WorkerStarted, count=3)
+    monkeypatch.setattr(under_test, "SLICE", 0.0)
+    turns = 0
+    sent: list[int] = []
+    killpg = os.killpg
+
+    def noted(pid: int, number: int) -> None:
+        if number == signal.SIGTERM:
+            sent.append(turns)
+        killpg(pid, number)
+
+    monkeypatch.setattr(os, "killpg", noted)
+    host.processes.signal("g", workers, signal.SIGTERM, "tree")
+    while len(host.of(WorkerGone)) < 3:
+        await asyncio.sleep(0)
+        turns += 1
+    assert sent[0] == 0, "the first at once"
+    assert [later - earlier >= under_test.TURNS - 1 for earlier, later in pairwise(sent)] == [True, True], sent
+
+
+async def test_each_of_many_has_its_signal_before_the_first_is_continued(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workers = host.ask(*[host.plan("sleep", "100") for _ in range(3)])
     await host.until(WorkerStarted, count=3)
     pids = [item.pid for item in host.of(WorkerStarted)]
     order: list[object] = []
-
-    class Noted(list[Worker]):
-        def __iter__(self) -> Iterator[Worker]:
-            for worker in super().__iter__():
-                order.append(worker)
-                yield worker
-
     killpg = os.killpg
 
     def noted(pid: int, number: int) -> None:
@@ -596,9 +613,8 @@ async def test_the_first_of_many_is_signalled_before_the_second_is_looked_up(
         killpg(pid, number)
 
     monkeypatch.setattr(os, "killpg", noted)
-    host.processes.signal("g", Noted(workers), signal.SIGTERM, "tree")
-    terms = [step for worker, pid in zip(workers, pids, strict=True) for step in (worker, (pid, "SIGTERM"))]
-    assert order == [*terms, *((pid, "SIGCONT") for pid in pids)]
+    host.processes.signal("g", workers, signal.SIGTERM, "tree")
+    assert order == [(pid, name) for name in ("SIGTERM", "SIGCONT") for pid in pids]
     await host.until(WorkerGone, count=3)
     assert {item.status.signal for item in host.of(WorkerExited)} == {signal.SIGTERM}
 
