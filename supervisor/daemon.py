@@ -24,7 +24,6 @@ from supervisor.core.events import Event, Who, signal_name
 from supervisor.core.groups import Begun, EndRequested, Groups
 from supervisor.core.health import Snapshot
 from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, WorkerStarted
-from supervisor.core.state import Phase
 from supervisor.errors import BUG, AddressUnavailable
 from supervisor.host import error_file, signals, systemd
 from supervisor.host.cgroup import limits_without
@@ -184,7 +183,6 @@ class Daemon:
                 plan,
                 whose=self._processes.whose,
                 who=self._who,
-                runs=lambda group: self._runtime.state.groups[group].phase in (Phase.STARTING, Phase.RUNNING),
                 post=self._post,
                 tell=self._tell,
                 last_lines=self._processes.last_lines,
@@ -255,6 +253,9 @@ class Daemon:
 
     def abandon(self, group: str) -> None:
         self._processes.abandon(group)
+
+    def take_evidence(self, group: str, worker: Worker, reason: str) -> None:
+        self._vigils.take_evidence(group, worker, reason)
 
     def signal(self, group: str, workers: Sequence[Worker], signal: int, reach: Reach) -> None:
         self._processes.signal(group, workers, signal, reach)

@@ -27,6 +27,7 @@ from supervisor.core.messages import (
     SetTimer,
     SignalWorkers,
     StartWorkers,
+    TakeEvidence,
     TimerFired,
     Worker,
     WorldFormed,
@@ -46,6 +47,9 @@ class Hands(Protocol):
 
     def abandon(self, group: str) -> None:
         """Answer every start of that group which is still waiting; start none of them."""
+
+    def take_evidence(self, group: str, worker: Worker, reason: str) -> None:
+        """See what this worker and its peers do; answered by ``EvidenceTaken``."""
 
     def signal(self, group: str, workers: Sequence[Worker], signal: int, reach: Reach) -> None:
         """Send a signal as far as ``reach`` says."""
@@ -152,6 +156,8 @@ class Runtime:
                 self._hands.abandon(group)
             case SignalWorkers(workers, signal, reach):
                 self._hands.signal(group, workers, signal, reach)
+            case TakeEvidence(worker, reason):
+                self._hands.take_evidence(group, worker, reason)
             case _:
                 assert_never(effect)
 

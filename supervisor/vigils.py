@@ -22,6 +22,7 @@ from supervisor.core import events, watchdog
 from supervisor.core.events import Event, Who
 from supervisor.core.health import Snapshot, WorkerView
 from supervisor.core.messages import (
+    EvidenceTaken,
     Input,
     Worker,
     WorkerExited,
@@ -30,6 +31,7 @@ from supervisor.core.messages import (
     WorkerReady,
     WorkerSilent,
     WorkerStarted,
+    WorkerUnready,
 )
 from supervisor.core.timers import TimerExpired
 from supervisor.core.watchdog import Expired
@@ -54,7 +56,6 @@ class Vigils:
         *,
         whose: Callable[[str, Process], Worker | None],
         who: Callable[[str, Worker], Who],
-        runs: Callable[[str], bool],
         post: Callable[[str, Input], None],
         tell: Callable[[Event], None],
         last_lines: Callable[[str, Worker], str],
@@ -62,22 +63,19 @@ class Vigils:
         keeps_state: bool = True,
     ) -> None:
         """``whose``: which worker of that group a process belongs to. ``who``: how events call a worker.
-        ``runs``: whether that group starts or runs, and is not being stopped.
-
         ``last_lines``: the end of a worker's stderr. ``leave_alone`` is told of children of ours that are no workers.
         ``keeps_state``: what is learnt is kept in the state directory, which is ours.
         Raises ``Unusable`` when there can be no doors, and leaves nothing behind then.
         """
         self._whose = whose
         self._who = who
-        self._runs = runs
         self._post = post
         self._tell = tell
         self._last_lines = last_lines
         self._leave_alone = leave_alone
         self._plan = plan
         self._tasks: TaskGroup | None = None
-        self._found_meanwhile: dict[str, list[WorkerSilent]] = {}
+        self._looked_for: dict[str, list[Worker]] = {}
         self._pids: dict[tuple[str, Worker], int] = {}
         self._vigils: dict[str, Vigil] = {}
         self._sleepers = {
@@ -102,7 +100,7 @@ class Vigils:
             self._remember(self._learnt)
 
     async def run(self) -> None:
-        """Until cancelled, take evidence before anybody is ended; before and after that they are ended without it."""
+        """Until cancelled, take what evidence is asked for; before and after that there is none."""
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             try:
@@ -176,14 +174,19 @@ class Vigils:
         directory = os.path.join(self._directory[0], group.name)
         os.mkdir(directory)
         os.chmod(directory, 0o700 if user is None else 0o711)
+        rules = group.watchdog
+        if not rules.stopping:
+            rules = replace(rules, stopping=sum(rung.wait for rung in group.stop.ladder))
         return Vigil(
-            group.watchdog,
+            rules,
             directory,
             whose=partial(self._whose, group.name),
             found=partial(self._found, group.name),
             refused=partial(self._refused, group.name),
             ready=lambda worker: self._post(group.name, WorkerReady(worker, "notify")),
+            stopping=lambda worker: self._post(group.name, WorkerUnready(worker, "notify", "it says that it stops")),
             stood_still=self._stood_still,
+            probed=group.probe is not None,
             learnt=self._has_learnt,
             user=user,
         )
@@ -195,35 +198,40 @@ class Vigils:
             lambda worker: self._post(group, WorkerLetGo(worker)),
         )
 
+    def take_evidence(self, group: str, worker: Worker, reason: str) -> None:
+        """See what this worker and its peers do, and answer. Who is found meanwhile has been seen by that as well."""
+        if self._tasks is None:
+            self._post(group, EvidenceTaken(worker, ""))
+        elif group in self._looked_for:
+            self._looked_for[group].append(worker)
+        else:
+            self._looked_for[group] = [worker]
+            self._tasks.start_soon(self._take_evidence, group, worker, reason)
+
+    async def _take_evidence(self, group: str, worker: Worker, reason: str) -> None:
+        path = ""
+        try:
+            if (group, worker) in self._pids:
+                path = await self._evidence(group, worker, reason)
+        finally:
+            for one in self._looked_for.pop(group):
+                self._post(group, EvidenceTaken(one, path))
+
     def _found(self, group: str, worker: Worker, expired: Expired) -> None:
         pid = self._pids.get((group, worker), 0)
         words = watchdog.words(expired, pid)
+        if not pid or _has_ended(pid):
+            return  # and what it has ended with is on its way
         if not isinstance(expired, TimerExpired):
-            self._end(group, WorkerSilent(worker, "heartbeat", words, int(signal.SIGKILL)))
+            found = WorkerSilent(
+                worker, "heartbeat", words, int(signal.SIGKILL), expired.what, expired.section, expired.limit
+            )
+            self._post(group, found)
         elif expired.signal:
-            self._end(group, WorkerSilent(worker, "timer", words, expired.signal))
+            limit = expired.at - expired.set_at
+            self._post(group, WorkerSilent(worker, "timer", words, expired.signal, "timer", expired.scope, limit))
         else:
             self._tell(events.timer_reported(clock.now(), self._who(group, worker), expired.pid, words))
-
-    def _end(self, group: str, silent: WorkerSilent) -> None:
-        """Not before it has been seen what it does; who is found meanwhile has been seen by that as well.
-
-        Of a group that is being stopped nobody is ended for it, and nobody is sent a signal to dump by.
-        """
-        if not self._runs(group):
-            return
-        if self._tasks is None:
-            self._post(group, silent)
-        elif group in self._found_meanwhile:
-            self._found_meanwhile[group].append(silent)
-        else:
-            self._found_meanwhile[group] = [silent]
-            self._tasks.start_soon(self._end_with_evidence, group, silent.worker, silent.reason)
-
-    async def _end_with_evidence(self, group: str, worker: Worker, reason: str) -> None:
-        path = await self._evidence(group, worker, reason) if (group, worker) in self._pids else ""
-        for silent in self._found_meanwhile.pop(group):
-            self._post(group, replace(silent, evidence=path))
 
     async def _evidence(self, group: str, worker: Worker, reason: str) -> str:
         """The path of the file; empty if it could not be written."""
@@ -281,6 +289,14 @@ def _with_words(vigil: Vigil, view: WorkerView) -> WorkerView:
         return view
     sections = tuple((section.name, section.begun_at) for section in told.sections)
     return replace(view, status=told.status, progress=told.progress, sections=sections)
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether the child of ours has, with all of its threads, and is not waited for yet."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    except ChildProcessError:
+        return True
 
 
 def _own_directory(runtime_dir: str) -> tuple[str, int]:

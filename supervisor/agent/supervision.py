@@ -20,7 +20,7 @@ from supervisor.agent.spec import MASTER_ADDR, WorkerSpec
 from supervisor.core import groups
 from supervisor.core.events import Event
 from supervisor.core.groups import Begun, EndRequested
-from supervisor.core.messages import Worker
+from supervisor.core.messages import EvidenceTaken, Worker
 from supervisor.core.state import Group
 from supervisor.errors import SupervisorBug
 from supervisor.host.console import Console
@@ -130,6 +130,9 @@ class Supervision:
 
     def abandon(self, group: str) -> None:
         self._processes.abandon(group)
+
+    def take_evidence(self, group: str, worker: Worker, reason: str) -> None:  # noqa: ARG002 - none is, here
+        self._runtime.post(group, EvidenceTaken(worker, ""))
 
     def signal(self, group: str, workers: Sequence[Worker], signal: int, reach: Reach) -> None:
         self._processes.signal(group, workers, signal, reach)

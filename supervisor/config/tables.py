@@ -252,13 +252,13 @@ class Watchdog(Table):
         "From its start to READY=1, or to a first good answer to its probe; only then is a worker ready. "
         "0: without a probe it is ready when it has started.",
     )
-    heartbeat: Duration = key("0s", "Between two WATCHDOG=1, the first of which may come with READY=1 or later.")
+    heartbeat: Duration = key("0s", "Between two WATCHDOG=1; from the start on where nobody has to say that it is ready.")
     sections: dict[SectionName, SectionLimit] = key(
         {}, "The longest that a section of that name may last; auto: learnt from those that ended in time."
     )
     auto: Auto = key({})
     out_of_section: Duration = key("0s", "The longest time with no section open, from the first word on.")
-    stopping: Duration = key("0s", "From STOPPING=1 to the worker's end.")
+    stopping: Duration = key("0s", "From STOPPING=1 to the worker's end; 0s: as long as its stop ladder takes.")
     uninterruptible: Duration = key(
         "0s", "In uninterruptible sleep (state D) for so long a worker is not healthy. Looked at four times within it."
     )

@@ -27,7 +27,9 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     group, now = turn.group, turn.now
     rules = group.plan.restart
     ran_for = now - slot.since
-    condemned = None if exited.unasked else slot.condemned
+    condemned = slot.condemned
+    if condemned is not None and condemned.looked_at and exited.unasked:
+        condemned = None  # it had ended by then
     by = _by(group, exited, condemned)
     end: restarts.End = "failure" if condemned is not None else restarts.end_of(rules, status)
     success = end == "success"
@@ -43,9 +45,10 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     )
     after = f"{words} after {ran_for:.1f} s"
     if not success and by != "daemon":
+        root_cause = worker == group.suspect if rules.scope == "group" and group.suspect else running
         turn.events.append(
             events.worker_failed(
-                now, turn.who(worker), after, root_cause=running, by=by, pid=slot.pid, status=status,
+                now, turn.who(worker), after, root_cause=root_cause, by=by, pid=slot.pid, status=status,
                 exit_code=status.code, stderr_tail=exited.stderr_tail, error=exited.error,
                 evidence=condemned.evidence if condemned is not None else "",
             )
@@ -66,9 +69,20 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     if rules.scope == "worker":
         _rank_ended(turn, worker, end, cause, failure, healthy_for=ran_for)
     else:
+        end, cause, failure = _suspected(turn.group) or (end, cause, failure)
         attempt_ended(
             turn, end, cause, failure, healthy_for=now - group.ready_at if group.ready_at is not None else 0.0
         )
+
+
+def _suspected(group: Group) -> tuple[restarts.End, str, Failure] | None:
+    """How the attempt has failed when a worker ends while another one is condemned: by that one."""
+    slot = group.live.get(group.suspect.rank) if group.suspect is not None else None
+    if slot is None or slot.condemned is None:
+        return None
+    condemned, rank = slot.condemned, group.rank(slot.worker.rank)
+    reason, code = f"rank {rank} {condemned.reason}", 128 + condemned.signal
+    return "failure", condemned.by, Failure(condemned.since, slot.worker.attempt, rank, reason, code)
 
 
 def _by(group: Group, exited: WorkerExited, condemned: Condemned | None) -> By:

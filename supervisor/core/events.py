@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
-from supervisor.core.messages import ErrorReport, ExitStatus, SilentBy
+from supervisor.core.messages import ErrorReport, ExitStatus, WorkerSilent
 from supervisor.plan import Source
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -161,13 +161,20 @@ def worker_failed(
     return Event("worker.failed", "error", at, f"rank {who.rank} failed: {reason}", who.group, fields)
 
 
-def worker_silent(at: float, who: Who, pid: int | None, by: SilentBy, reason: str, signal: int, evidence: str) -> Event:
-    """A timer of the worker's has expired, or it has missed a heartbeat, a section's end, its READY=1 ..."""
-    name = "timer.expired" if by == "timer" else "worker.heartbeat_missed"
-    fields = {**_of(who), "pid": pid, "reason": reason, "signal": signal_name(signal)}
-    if evidence:
-        fields["evidence"] = evidence
-    return Event(name, "error", at, f"rank {who.rank} {reason}: sent {signal_name(signal)}", who.group, fields)
+def worker_silent(at: float, who: Who, pid: int | None, silent: WorkerSilent) -> Event:
+    """A timer of the worker's has expired, or it has missed a heartbeat, a section's end, its READY=1 ...
+
+    ``what`` says which, ``section`` or ``scope`` of what name; ``limit_ms`` is missing where there was none.
+    """
+    name, named = ("timer.expired", "scope") if silent.by == "timer" else ("worker.heartbeat_missed", "section")
+    signal = signal_name(silent.signal)
+    fields: dict[str, Any] = {**_of(who), "pid": pid, "what": silent.what}
+    if silent.name:
+        fields[named] = silent.name
+    if silent.limit:
+        fields["limit_ms"] = ms(silent.limit)
+    fields |= {"reason": silent.reason, "signal": signal}
+    return Event(name, "error", at, f"rank {who.rank} {silent.reason}: gets {signal}", who.group, fields)
 
 
 def worker_uninterruptible(at: float, who: Who, pid: int, limit: float, details: str, *, over: bool) -> Event:

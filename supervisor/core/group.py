@@ -9,6 +9,7 @@ The rules, in short:
 - Every wait has a timer: a pause before a restart, each rung of a stop ladder. What outlives the last rung is named
   ``unkillable``, its slot stays held, and the group fails rather than restart over it.
 - A worker that is found failed is *condemned*: it climbs a ladder of its own, and then has failed as any other does.
+  Of a group that restarts as a whole the first one is the root cause, whoever ends before it.
 - A phase changes only along ``TRANSITIONS``.
 """
 
@@ -19,9 +20,10 @@ from typing import assert_never
 
 from supervisor.core.ending import START_FAILED, attempt_ended, worker_exited, worker_gone, worker_not_started
 from supervisor.core.held import worker_held, worker_let_go
-from supervisor.core.judging import climb_condemned, worker_ready, worker_silent, worker_unready
+from supervisor.core.judging import climb_condemned, evidence_taken, worker_ready, worker_silent, worker_unready
 from supervisor.core.messages import (
     DependencyLost,
+    EvidenceTaken,
     Input,
     StartRequested,
     StopRequested,
@@ -72,6 +74,8 @@ def step(group: Group, input: Input, now: float) -> Outcome:
             worker_not_started(turn, input)
         case WorkerSilent():
             worker_silent(turn, input)
+        case EvidenceTaken():
+            evidence_taken(turn, input)
         case WorkerHeld():
             worker_held(turn, input)
         case WorkerLetGo(worker):

@@ -6,12 +6,15 @@ from dataclasses import replace
 
 from supervisor.core import events
 from supervisor.core.events import By
-from supervisor.core.messages import SetTimer, Worker, WorkerSilent, WorkerUnready
+from supervisor.core.messages import EvidenceTaken, SetTimer, TakeEvidence, Worker, WorkerSilent, WorkerUnready
 from supervisor.core.starting import settle_start
 from supervisor.core.state import Condemned, Failure, Phase, Readiness, Slot, Verdict
 from supervisor.core.stopping import name_unkillable, stop
 from supervisor.core.turn import Turn, degrade, send
 from supervisor.plan import Rung, Source
+
+LOOK = 2.0
+"""Seconds that looking at a worker and its peers may take, besides what a dump is given, before the worker is ended."""
 
 
 def worker_ready(turn: Turn, worker: Worker, source: Source) -> None:
@@ -52,27 +55,49 @@ def worker_unready(turn: Turn, found: WorkerUnready) -> None:
 
 
 def worker_silent(turn: Turn, silent: WorkerSilent) -> None:
-    """The watchdog has found it: it gets the signal that is asked for, and SIGKILL if it outlives that."""
+    """The watchdog has found it. It gets the signal that is asked for, and SIGKILL if it outlives that; but first it is
+    seen what it does."""
     slot = _running(turn, silent.worker)
     if slot is None:
         return
-    who = turn.who(silent.worker)
-    turn.events.append(
-        events.worker_silent(turn.now, who, slot.pid, silent.by, silent.reason, silent.signal, silent.evidence)
-    )
+    turn.events.append(events.worker_silent(turn.now, turn.who(silent.worker), slot.pid, silent))
     last = turn.group.plan.stop.ladder[-1]
     ladder = (last,) if silent.signal == last.signal else (Rung(silent.signal, last.wait), last)
-    condemn(turn, slot, silent.by, silent.reason, ladder, silent.evidence)
+    dump = turn.group.plan.watchdog.dump
+    look_for = LOOK + (dump.wait if dump.signal or dump.command else 0.0)
+    condemn(turn, slot, silent.by, silent.reason, ladder, look_for=look_for)
+    turn.effects.append(TakeEvidence(silent.worker, silent.reason))
 
 
-def condemn(turn: Turn, slot: Slot, by: By, reason: str, ladder: tuple[Rung, ...], evidence: str = "") -> None:
+def evidence_taken(turn: Turn, taken: EvidenceTaken) -> None:
+    """It has been seen what the worker does: now it may be ended. If it is already, its file is still worth knowing."""
+    slot = turn.slot(taken.worker)
+    condemned = slot.condemned if slot is not None else None
+    if slot is None or condemned is None:
+        return
+    known = condemned._replace(evidence=taken.path)
+    if condemned.looked_at or turn.group.phase not in _RUNS:
+        turn.put(replace(slot, condemned=known))
+    else:
+        _climb(turn, slot, known)
+
+
+def condemn(
+    turn: Turn, slot: Slot, by: By, reason: str, ladder: tuple[Rung, ...], *, look_for: float = 0.0
+) -> None:  # fmt: skip
     """End a worker that runs and is found failed, by a ladder of its own. What follows is up to its exit.
 
-    ``reason`` goes on after "rank 3 ".
+    ``reason`` goes on after "rank 3 ". ``look_for``: so many seconds at most pass before the first signal.
     """
     worker = slot.worker
-    turn.set(ready=turn.group.ready - slot.is_ready)
-    _climb(turn, slot, Condemned(by, reason, turn.now, ladder, turn.now, evidence))
+    at = turn.now + look_for
+    turn.set(ready=turn.group.ready - slot.is_ready, suspect=turn.group.suspect or worker)
+    condemned = Condemned(by, reason, turn.now, ladder[0].signal, ladder, at, looked_at=not look_for)
+    if look_for:
+        turn.put(replace(slot, condemned=condemned))
+        turn.effects.append(SetTimer(f"condemned:{worker.rank}", at))
+    else:
+        _climb(turn, slot, condemned)
     degrade(turn, worker.attempt, f"rank {turn.group.rank(worker.rank)} {reason}")
 
 
@@ -82,6 +107,9 @@ def climb_condemned(turn: Turn, rank: int, at: float) -> None:
     slot = group.live.get(rank)
     condemned = slot.condemned if slot is not None else None
     if slot is None or condemned is None or condemned.at != at or group.phase not in _RUNS:
+        return
+    if not condemned.looked_at:
+        _climb(turn, slot, condemned)
         return
     if condemned.rungs:
         waited_for = round(turn.now - condemned.since, 1)
@@ -97,7 +125,7 @@ def climb_condemned(turn: Turn, rank: int, at: float) -> None:
 def _climb(turn: Turn, slot: Slot, condemned: Condemned) -> None:
     rung, *above = condemned.rungs
     at = turn.now + rung.wait
-    turn.put(replace(slot, condemned=condemned._replace(rungs=tuple(above), at=at)))
+    turn.put(replace(slot, condemned=condemned._replace(rungs=tuple(above), at=at, looked_at=True)))
     send(turn, (slot.worker,), rung)
     turn.effects.append(SetTimer(f"condemned:{slot.worker.rank}", at))
 

@@ -126,20 +126,32 @@ class WorkerUnready:
 
 
 SilentBy = Literal["timer", "heartbeat"]
+Overdue = Literal["boot", "start", "heartbeat", "section", "out_of_section", "stopping"]
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSilent:
     """The worker has not said in time what it was to say, and is to be ended with ``signal`` (its number).
 
-    ``reason``: what it was, in words. ``evidence``: where more is written about it, if it is.
+    ``reason``: what it was, in words; ``what``: in one, for machines. ``name``: of its section, or the timer's scope.
+    ``limit``: how many seconds it had; 0 when it has itself said that it hangs.
     """
 
     worker: Worker
     by: SilentBy
     reason: str
     signal: int
-    evidence: str = ""
+    what: Overdue | Literal["timer"] = "heartbeat"
+    name: str = ""
+    limit: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceTaken:
+    """The answer to ``TakeEvidence``: what the worker and its peers did is in the file ``path``; "" if in none."""
+
+    worker: Worker
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +237,8 @@ class TimerFired:
 
 Input = (
     StartRequested | DependencyLost | StopRequested | WorldFormed | WorldRefused | WorkerStarted | WorkerNotStarted
-    | WorkerReady | WorkerUnready | WorkerSilent | WorkerHeld | WorkerLetGo | WorkerExited | StraysFound | WorkerGone
-    | TimerFired
+    | WorkerReady | WorkerUnready | WorkerSilent | EvidenceTaken | WorkerHeld | WorkerLetGo | WorkerExited | StraysFound
+    | WorkerGone | TimerFired
 )  # fmt: skip
 
 
@@ -267,6 +279,14 @@ class SignalWorkers:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeEvidence:
+    """See what this worker, which is ``reason`` (to go on after its name), and its peers do, before it is ended."""
+
+    worker: Worker
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     """Have ``TimerFired(name, at)`` delivered at the instant ``at``; replaces an earlier timer of that name."""
 
@@ -281,4 +301,4 @@ class CancelTimer:
     name: str
 
 
-Effect = FormWorld | StartWorkers | AbandonStarts | SignalWorkers | SetTimer | CancelTimer
+Effect = FormWorld | StartWorkers | AbandonStarts | SignalWorkers | TakeEvidence | SetTimer | CancelTimer

@@ -97,18 +97,28 @@ class Readiness(NamedTuple):
     why: str = ""
 
 
+class Held(NamedTuple):
+    """The worker is in uninterruptible sleep: since when this is known, and where it sleeps."""
+
+    since: float
+    why: str
+
+
 class Condemned(NamedTuple):
     """The worker is to end, because ``by`` has found it failed; it has a stop ladder of its own.
 
-    ``reason`` goes on after "rank 3 ": "failed its probe (no answer within 1 s)". ``rungs`` are those still above it:
-    the next is due ``at``. ``evidence`` is the file with what was seen of it and its peers, if there is one.
+    ``reason`` goes on after "rank 3 ": "failed its probe (no answer within 1 s)". ``signal`` is the first that it gets,
+    and ``rungs`` are those still above it: the next is due ``at``. ``looked_at``: nothing is sent before it has been
+    seen what it and its peers do, or ``at``. ``evidence`` is the file with that, if there is one.
     """
 
     by: By
     reason: str
     since: float
+    signal: int
     rungs: tuple[Rung, ...]
     at: float
+    looked_at: bool = True
     evidence: str = ""
 
 
@@ -126,12 +136,12 @@ class Slot:
     status: ExitStatus | None = None
     readiness: Readiness | None = None
     condemned: Condemned | None = None
-    held: bool = False
+    held: Held | None = None
 
     @property
     def is_ready(self) -> bool:
         """It runs, is to run on, is not held, and whoever is asked says that it is ready."""
-        if self.pid is None or self.status is not None or self.condemned is not None or self.held:
+        if self.pid is None or self.status is not None or self.condemned is not None or self.held is not None:
             return False
         return self.readiness is None or not self.readiness.missing
 
@@ -188,7 +198,8 @@ class Group(NamedTuple):
     ``well``: how many have ended well and are not to run again. ``after`` and ``climb``: while it stops, what follows
     once nothing is live, and where the ladder stands. ``resume_at``: while it backs off, until when. ``pauses``:
     instants at which single ranks restart (scope "worker"). ``strays``: the ladders of single workers that left
-    processes behind. ``unkillable``: ranks whose slot is held for good.
+    processes behind. ``unkillable``: ranks whose slot is held for good. ``suspect``: the first that was condemned in
+    this attempt; what happens to its peers from then on may come of that.
     """
 
     plan: GroupPlan
@@ -214,6 +225,7 @@ class Group(NamedTuple):
     pauses: Ranks[float] = Ranks()
     strays: Ranks[Climb] = Ranks()
     unkillable: frozenset[int] = frozenset()
+    suspect: Worker | None = None
     failure: Failure | None = None
     verdict: Verdict | None = None
 

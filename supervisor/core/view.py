@@ -114,7 +114,7 @@ def _live(group: Group, slot: Slot) -> str:
         return "ready"
     if slot.condemned is not None:
         return "stopping"
-    if slot.held:
+    if slot.held is not None:
         return "uninterruptible"
     return "unready" if slot.readiness is not None and slot.readiness.why else "starting"
 
@@ -125,6 +125,8 @@ def _standing(slot: Slot) -> tuple[float, str]:
         return slot.since, ""
     if slot.condemned is not None:
         return slot.condemned.since, public(slot.condemned.reason)
+    if slot.held is not None:
+        return slot.held.since, public(slot.held.why)
     if slot.readiness is not None:
         return slot.readiness.since, public(slot.readiness.why)
     return slot.since, ""

@@ -4,8 +4,9 @@ Beside the machine of the group and not in it: a thousand heartbeats a second ar
 finds out is an input of the machine. The rules, in short:
 
 - From its start a worker has its ``boot`` limit to its first word, and ``start_timeout`` to READY=1, or to the first
-  good answer to its probe. From its first word on the time outside of any section counts, from READY=1 or its first
-  heartbeat on the time between two of them.
+  good answer to its probe. From its first word on the time outside of any section counts; a section that has no limit
+  of its own is none. The time between two heartbeats counts from READY=1, the probe's good answer or the first
+  heartbeat on; where none of these is waited for, from the first word that ``boot`` asks for, or else from the start.
 - Sections are a stack; whichever of them is over its limit counts, however many were opened on top of it.
 - A section may have a learnt limit: how long those took that ended in time tells how long the next may last.
 - A worker found silent is found once. All its deadlines go with it.
@@ -18,14 +19,14 @@ from typing import Literal, NamedTuple, assert_never
 
 from supervisor.core.deadlines import Deadlines
 from supervisor.core.learning import Learnt
-from supervisor.core.messages import Worker
+from supervisor.core.messages import Overdue, Worker
 from supervisor.core.timers import TimerExpired, TimerRequest, Timers
 from supervisor.plan import WatchdogRules
 
 SECTIONS = 64
 """Open sections at a time in one worker."""
 
-What = Literal["boot", "start", "heartbeat", "section", "out_of_section", "stopping"]
+Became = Literal["ready", "stopping"]
 
 
 class Notice(NamedTuple):
@@ -51,7 +52,7 @@ HEARTBEAT = Notice(heartbeat=True)
 
 
 class Section(NamedTuple):
-    """An open section. ``limit`` 0: it may last for ever."""
+    """An open section. ``limit`` 0: it has none of its own, and the time in it counts as out of any."""
 
     name: str
     begun_at: float
@@ -67,7 +68,7 @@ class Silent:
     """
 
     worker: Worker
-    what: What
+    what: Overdue
     since: float
     limit: float
     section: str = ""
@@ -92,7 +93,7 @@ def words(expired: Expired, pid: int) -> str:
                 return "has said that it hangs (WATCHDOG=trigger)"
             return f"has sent no heartbeat for {limit}"
         case "section":
-            return f"has been in section '{expired.section}' for longer than {limit}"
+            return f"has been in section {expired.section} for longer than {limit}"  # unquoted: /status shows it
         case "out_of_section":
             return f"has been in no section for longer than {limit}"
         case "stopping":
@@ -116,7 +117,7 @@ class _Limit(NamedTuple):
     """The key of a worker's deadline. ``number`` tells the sections of a worker apart."""
 
     rank: int
-    what: What
+    what: Overdue
     number: int = 0
 
 
@@ -158,13 +159,15 @@ class Watchdog:
     ``learnt`` are the limits learnt from sections, ``learnt_from`` how many of them were of use for that.
     """
 
-    def __init__(self, rules: WatchdogRules) -> None:
+    def __init__(self, rules: WatchdogRules, *, probed: bool = False) -> None:
+        """``probed``: somebody else is asked whether a worker is ready, and calls ``found_ready``."""
         self.refused = 0
         self.heartbeats = 0
         self.timers = Timers()
         self.learnt = Learnt(rules.auto)
         self.learnt_from = 0
         self._rules = rules
+        self._up_when_ready = probed or rules.start_timeout > 0
         self._deadlines: Deadlines[_Limit] = Deadlines()
         self._watched: dict[int, _Watched] = {}
         self._by_pid: dict[int, _Watched] = {}
@@ -181,6 +184,8 @@ class Watchdog:
         self._watched[worker.rank] = self._by_pid[pid] = watched
         self._limit(watched, "boot", self._rules.boot, now)
         self._limit(watched, "start", self._rules.start_timeout, now)
+        if not self._rules.boot and not self._up_when_ready:
+            self._limit(watched, "heartbeat", watched.heartbeat, now)
 
     def ended(self, worker: Worker) -> None:
         """Nothing more is expected of this worker; once it was the last one, of no process of the group."""
@@ -198,26 +203,28 @@ class Watchdog:
         watched = self._of(worker)
         return watched.told if watched else None
 
-    def found_ready(self, worker: Worker) -> None:
+    def found_ready(self, worker: Worker, now: float) -> None:
         """Its probe says that the worker is ready: it has come up in time, and may never say so itself."""
         watched = self._of(worker)
         if watched is not None:
             self._lift(watched, "start")
+            if watched.heartbeat_key not in watched.begun:
+                self._limit(watched, "heartbeat", watched.heartbeat, now)
 
     # ---- words come in
 
-    def hear(self, worker: Worker, notice: Notice, now: float) -> bool:
-        """Take the worker's notice; true when it has become ready by it. News from an earlier attempt is nothing."""
+    def hear(self, worker: Worker, notice: Notice, now: float) -> Became | None:
+        """Take the worker's notice, and say what it has become by it. News from an earlier attempt is nothing."""
         watched = self._of(worker)
         if watched is None:
-            return False
+            return None
         if not watched.heard:
             self._first_word(watched, now)
         if notice.heartbeat:
             self.heartbeats += 1
             self._limit(watched, "heartbeat", watched.heartbeat, now)
             if notice is HEARTBEAT:
-                return False
+                return None
         return self._take(watched, notice, now)
 
     def request(self, request: TimerRequest, now: float) -> None:
@@ -274,9 +281,11 @@ class Watchdog:
     def _first_word(self, watched: _Watched, now: float) -> None:
         watched.heard = True
         self._lift(watched, "boot")
+        if self._rules.boot and not self._up_when_ready:
+            self._limit(watched, "heartbeat", watched.heartbeat, now)
         self._limit(watched, "out_of_section", self._rules.out_of_section, now)
 
-    def _take(self, watched: _Watched, notice: Notice, now: float) -> bool:
+    def _take(self, watched: _Watched, notice: Notice, now: float) -> Became | None:
         told = watched.told
         if notice.status is not None:
             told.status = notice.status
@@ -298,16 +307,17 @@ class Watchdog:
                 self._begin(watched, name, now)
             else:
                 self._end(watched, name, now)
-        if notice.stopping and not watched.stopping:
+        begins_to_stop = notice.stopping and not watched.stopping
+        if begins_to_stop:
             self._dismiss(watched)
             watched.stopping = True
             self._limit(watched, "stopping", self._rules.stopping, now)
         if notice.trigger and not watched.over:
             watched.begun[watched.heartbeat_key] = (now, 0.0)
             self._deadlines.set(watched.heartbeat_key, now)
-        return became_ready
+        return "stopping" if begins_to_stop else "ready" if became_ready else None
 
-    def _extend(self, watched: _Watched, what: What, by: float, now: float) -> None:
+    def _extend(self, watched: _Watched, what: Overdue, by: float, now: float) -> None:
         key = _Limit(watched.worker.rank, what)
         at = self._deadlines.at(key)
         if at is not None and now + by > at:
@@ -325,7 +335,8 @@ class Watchdog:
         if limit is None:
             limit = self._rules.sections.get(name, 0.0)
         sections.append(Section(name, now, limit, watched.numbers))
-        self._lift(watched, "out_of_section")
+        if limit:
+            self._lift(watched, "out_of_section")
         self._limit(watched, "section", limit, now, watched.numbers)
 
     def _end(self, watched: _Watched, name: str, now: float) -> None:
@@ -339,10 +350,10 @@ class Watchdog:
         if section.number > watched.learns_after and not watched.over:
             self.learnt_from += self.learnt.add(name, now - section.begun_at)
         self._lift(watched, "section", section.number)
-        if not sections:
+        if section.limit and not any(one.limit for one in sections):
             self._limit(watched, "out_of_section", self._rules.out_of_section, now)
 
-    def _limit(self, watched: _Watched, what: What, limit: float, now: float, number: int = 0) -> None:
+    def _limit(self, watched: _Watched, what: Overdue, limit: float, now: float, number: int = 0) -> None:
         key = _Limit(watched.worker.rank, what, number) if what != "heartbeat" else watched.heartbeat_key
         if limit > 0 and not watched.over and (what == "stopping" or not watched.stopping):
             watched.begun[key] = (now, limit)
@@ -350,7 +361,7 @@ class Watchdog:
         elif watched.begun.pop(key, None):
             self._deadlines.drop(key)
 
-    def _lift(self, watched: _Watched, what: What, number: int = 0) -> None:
+    def _lift(self, watched: _Watched, what: Overdue, number: int = 0) -> None:
         self._limit(watched, what, 0.0, 0.0, number)
 
     def _dismiss(self, watched: _Watched) -> None:

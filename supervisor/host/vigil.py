@@ -43,26 +43,30 @@ class Vigil:
         found: Callable[[Worker, Expired], None],
         refused: Callable[[TimerExpired], None],
         ready: Callable[[Worker], None],
+        stopping: Callable[[Worker], None],
         stood_still: Callable[[float], None],
         learnt: Callable[[], None] = lambda: None,
+        probed: bool = False,
         user: tuple[int, int] | None = None,
     ) -> None:
         """``directory`` is the group's own. ``whose`` says which worker's tree a process is in.
 
         ``found`` is told of each worker found silent, once, and of each timer of a living process of it; a timer with
         signal 0 is only to be reported. ``refused`` is told of a timer whose process is nobody's, ``ready`` of each
-        worker's first READY=1, ``stood_still`` of how long we had not been running when nobody was held to be late.
-        ``learnt`` is told when more is known of how long sections take. Raises ``OSError`` and leaves nothing open
-        then.
+        worker's first READY=1, ``stopping`` of its first STOPPING=1, ``stood_still`` of how long we had not been
+        running when nobody was held to be late. ``learnt`` is told when more is known of how long sections take.
+        ``probed``: a probe is asked whether a worker is ready. Raises ``OSError`` and leaves nothing open then.
         """
-        self._dog = Watchdog(rules)
+        self._dog = Watchdog(rules, probed=probed)
         self._whose = whose
         self._found = found
         self._refused = refused
         self._ready = ready
+        self._stopping = stopping
         self._stood_still = stood_still
         self._learnt = learnt
         self._leaders: dict[int, Worker] = {}
+        self._spoke = 0  # the process whose words are being heard
         self._alarm: asyncio.TimerHandle | None = None
         self._turned_at = clock.now()
         self._closed = False
@@ -127,7 +131,10 @@ class Vigil:
 
     def found_ready(self, worker: Worker) -> None:
         """Somebody else than the worker itself says that it is ready."""
-        self._dog.found_ready(worker)
+        now = clock.now()
+        self._catch_up(now)
+        self._dog.found_ready(worker, now)
+        self._set_alarm()
 
     def ended(self, worker: Worker, pid: int) -> None:
         """The worker's own process has been waited for."""
@@ -146,6 +153,7 @@ class Vigil:
     # ---- words
 
     def _sender(self, pid: int) -> Worker | None:
+        self._spoke = pid
         worker = self._leaders.get(pid)
         if worker is None and pid:
             process = self._read(pid)
@@ -156,12 +164,16 @@ class Vigil:
         now = clock.now()
         self._catch_up(now)
         learnt_from = self._dog.learnt_from
-        became_ready = self._dog.hear(worker, notice, now)
+        if self._spoke not in self._leaders and (notice.stopping or notice.heartbeat_every is not None):
+            notice = notice._replace(stopping=False, heartbeat_every=None)  # of a child's own life
+        became = self._dog.hear(worker, notice, now)
         if self._dog.learnt_from > learnt_from:
             self._learnt()
         self._set_alarm()
-        if became_ready:
+        if became == "ready":
             self._ready(worker)
+        elif became == "stopping":
+            self._stopping(worker)
 
     def _request(self, requests: list[TimerRequest]) -> None:
         now = clock.now()

@@ -19,6 +19,7 @@ from supervisor.core.messages import (
     AbandonStarts,
     CancelTimer,
     Effect,
+    EvidenceTaken,
     ExitStatus,
     FormWorld,
     Input,
@@ -26,6 +27,7 @@ from supervisor.core.messages import (
     SignalWorkers,
     StartWorkers,
     StraysFound,
+    TakeEvidence,
     TimerFired,
     Worker,
     WorkerExited,
@@ -130,6 +132,8 @@ class Host:
                     tree = self.trees.get((group, worker.rank))
                     if tree is not None and tree.worker == worker:
                         tree.signal = signal
+            case TakeEvidence(worker):
+                return [Of(group, EvidenceTaken(worker, "/logs/evidence"))]
             case _:
                 assert_never(effect)
         return ()

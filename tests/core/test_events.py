@@ -12,7 +12,7 @@ import pytest
 
 from supervisor.core import events
 from supervisor.core.events import Event, Who, how_it_ended, signal_name
-from supervisor.core.messages import ErrorReport, ExitStatus
+from supervisor.core.messages import ErrorReport, ExitStatus, Worker, WorkerSilent
 
 WHO = Who("trainer", 5, 1, 2)
 SEGFAULT = ExitStatus(None, 11, True, 1024, 0.5, 0.25)
@@ -31,10 +31,11 @@ ARGUMENTS: dict[str, Any] = {
     "error": ErrorReport("ValueError: no", "Traceback ...", 1795349042, "no note"),
     "evidence": "/logs/trainer/run/attempt_2/evidence_1.txt", "scope": "train.py#31", "away_for": 90.0,
     "limit": 60.0,
+    "silent": WorkerSilent(Worker(1, 2), "heartbeat", "hangs", 9, "section", "step", 60.0),
     "returned": {"return_values": {"4": [1.5, None]}},
 }  # fmt: skip
 
-PLACES: dict[str, dict[str, Any]] = {"ready": {"health_changed": False}, "by": {"worker_silent": "heartbeat"}}
+PLACES: dict[str, dict[str, Any]] = {"ready": {"health_changed": False}}
 """Arguments of one name and several kinds."""
 
 CONSTRUCTORS = {

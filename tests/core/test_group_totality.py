@@ -16,6 +16,7 @@ import pytest
 from supervisor.core.group import step
 from supervisor.core.messages import (
     DependencyLost,
+    EvidenceTaken,
     ExitStatus,
     Input,
     StartRequested,
@@ -224,6 +225,7 @@ def inputs(story: Story) -> Iterator[Input]:
         yield StraysFound(worker, ("1 sh", "2 sh"))
         yield WorkerSilent(worker, "timer", "did not release a timer", 15)
         yield WorkerSilent(worker, "heartbeat", "has sent no heartbeat", 9)
+        yield EvidenceTaken(worker, "/logs/evidence")
         yield WorkerHeld(worker, 4711, 60.0, "in nfs_wait")
         yield WorkerLetGo(worker)
         yield WorkerGone(worker)
@@ -244,6 +246,7 @@ def is_old_news(group: Group, input: Input) -> bool:
             | WorkerExited(worker)
             | StraysFound(worker)
             | WorkerSilent(worker)
+            | EvidenceTaken(worker)
             | WorkerHeld(worker)
             | WorkerLetGo(worker)
             | WorkerGone(worker)

@@ -6,7 +6,7 @@ import pytest
 
 from supervisor.core.messages import Worker
 from supervisor.core.timers import TimerExpired, TimerRequest
-from supervisor.core.watchdog import HEARTBEAT, SECTIONS, Expired, Notice, Silent, Watchdog, words
+from supervisor.core.watchdog import HEARTBEAT, SECTIONS, Became, Expired, Notice, Silent, Watchdog, words
 from supervisor.plan import AutoRules, WatchdogRules
 
 A, B = Worker(0, 0), Worker(1, 0)
@@ -31,7 +31,7 @@ class Story:
         self.dog.started(A, 100, 0.0)
         self.dog.started(B, 101, 0.0)
 
-    def at(self, now: float, *notices: Notice, worker: Worker = A) -> list[bool]:
+    def at(self, now: float, *notices: Notice, worker: Worker = A) -> list[Became | None]:
         return [self.dog.hear(worker, notice, now) for notice in notices]
 
     def set(self, pid: int, at: float, now: float = 1.0, scope: str = "s", signal: int = 9) -> None:
@@ -67,16 +67,41 @@ def test_a_timer_of_its_own_process_is_a_workers_first_word_and_that_of_another_
 
 def test_a_worker_that_does_not_become_ready_is_found_whatever_else_it_says() -> None:
     story = Story(start_timeout=60.0, heartbeat=50.0)
-    assert story.at(20.0, READY, READY) == [True, False]
+    assert story.at(20.0, READY, READY) == ["ready", None]
     story.at(20.0, HEARTBEAT, worker=B)
     assert story.found(60.0) == [Silent(B, "start", 0.0, 60.0)]
 
 
-def test_one_that_somebody_else_finds_ready_has_come_up_in_time_and_owes_no_heartbeat_for_it() -> None:
+def test_one_that_somebody_else_finds_ready_has_come_up_in_time_and_owes_heartbeats_from_then_on() -> None:
     story = Story(start_timeout=60.0, heartbeat=50.0)
-    story.dog.found_ready(A)
-    story.dog.found_ready(Worker(0, 7))
-    assert story.found(1000.0) == [Silent(B, "start", 0.0, 60.0)]
+    story.dog.found_ready(A, 20.0)
+    story.dog.found_ready(Worker(0, 7), 21.0)
+    story.dog.found_ready(A, 40.0)
+    assert story.found(65.0) == [Silent(B, "start", 0.0, 60.0)]
+    assert story.found(70.0) == [Silent(A, "heartbeat", 20.0, 50.0)]
+
+
+def test_what_waits_for_a_probe_owes_no_heartbeat_before_that_is_content() -> None:
+    dog = Watchdog(WatchdogRules(heartbeat=5.0), probed=True)
+    dog.started(A, 100, 0.0)
+    assert dog.nearest() is None
+    dog.found_ready(A, 70.0)
+    assert dog.nearest() == 75.0
+
+
+def test_a_mute_worker_is_found_by_its_heartbeat_where_nothing_else_is_waited_for() -> None:
+    """As systemd's WatchdogSec does it for a service that is up as soon as it runs."""
+    story = Story(heartbeat=5.0)
+    story.at(1.0, READY, worker=B)
+    assert story.found(5.0) == [Silent(A, "heartbeat", 0.0, 5.0)]
+    assert story.found(6.0) == [Silent(B, "heartbeat", 1.0, 5.0)]
+
+
+def test_with_a_boot_limit_heartbeats_count_from_the_first_word() -> None:
+    story = Story(boot=30.0, heartbeat=5.0)
+    story.at(10.0, Notice(status="loading"))
+    assert story.found(15.0) == [Silent(A, "heartbeat", 10.0, 5.0)]
+    assert story.found(30.0) == [Silent(B, "boot", 0.0, 30.0)]
 
 
 def test_a_start_is_extended_by_whoever_asks_for_time_and_never_shortened() -> None:
@@ -91,10 +116,9 @@ def test_a_start_is_extended_by_whoever_asks_for_time_and_never_shortened() -> N
 
 
 def test_heartbeats_count_from_ready_or_from_the_first_one() -> None:
-    story = Story(heartbeat=5.0)
-    assert story.dog.nearest() is None
+    story = Story(start_timeout=100.0, heartbeat=5.0)
     story.at(10.0, Notice(status="loading"))
-    assert story.dog.nearest() is None
+    assert story.dog.nearest() == 100.0
     story.at(20.0, READY)
     story.at(22.0, HEARTBEAT, worker=B)
     assert story.found(25.0) == [Silent(A, "heartbeat", 20.0, 5.0)]
@@ -103,8 +127,8 @@ def test_heartbeats_count_from_ready_or_from_the_first_one() -> None:
 
 
 def test_a_heartbeat_may_come_with_other_words() -> None:
-    story = Story(heartbeat=5.0)
-    assert story.at(3.0, Notice(heartbeat=True, ready=True, status="up")) == [True]
+    story = Story(start_timeout=100.0, heartbeat=5.0)
+    assert story.at(3.0, Notice(heartbeat=True, ready=True, status="up")) == ["ready"]
     assert story.dog.nearest() == 8.0
 
 
@@ -112,6 +136,7 @@ def test_whoever_gives_its_heartbeat_in_time_is_never_found() -> None:
     story = Story(heartbeat=5.0)
     for now in range(0, 1000, 4):
         story.at(now, HEARTBEAT)
+        story.at(now, HEARTBEAT, worker=B)
         assert story.found(now) == []
     assert story.dog.nearest() == 1001.0
 
@@ -213,12 +238,22 @@ def test_time_outside_of_any_section_is_limited_from_the_first_word_on() -> None
     assert story.dog.nearest() is None
     story.at(5.0, READY)
     assert story.dog.nearest() == 25.0
-    story.at(6.0, begin("mine"), begin("mine"))
-    assert story.dog.nearest() is None
-    story.at(50.0, end("mine"))
-    assert story.dog.nearest() is None
-    story.at(60.0, end("mine"))
+    story.at(6.0, begin("checkpoint"), begin("checkpoint"))
+    assert story.dog.nearest() == 106.0
+    story.at(50.0, end("checkpoint"))
+    assert story.dog.nearest() == 106.0
+    story.at(60.0, end("checkpoint"))
     assert story.found(80.0) == [Silent(A, "out_of_section", 60.0, 20.0)]
+
+
+def test_a_section_that_has_no_limit_hides_nothing() -> None:
+    """Its name may be misspelt."""
+    story = Story(out_of_section=20.0)
+    story.at(5.0, READY, begin("chekpoint"))
+    story.at(9.0, begin("step"), end("chekpoint"))
+    assert story.dog.nearest() == 19.0
+    story.at(10.0, begin("chekpoint"), end("step"))
+    assert story.found(30.0) == [Silent(A, "out_of_section", 10.0, 20.0)]
 
 
 def test_sections_are_bounded() -> None:
@@ -230,23 +265,23 @@ def test_sections_are_bounded() -> None:
 
 
 def test_a_worker_on_its_way_down_has_one_limit_left_and_may_extend_it() -> None:
-    story = Story(heartbeat=5.0, out_of_section=6.0, stopping=30.0)
+    story = Story(start_timeout=99.0, heartbeat=5.0, out_of_section=6.0, stopping=30.0)
     story.at(1.0, READY, begin("step"))
-    story.at(2.0, Notice(stopping=True))
-    story.at(3.0, HEARTBEAT, end("step"), Notice(stopping=True), Notice(heartbeat_every=1.0))
+    assert story.at(2.0, Notice(stopping=True, ready=True)) == ["stopping"]
+    assert set(story.at(3.0, HEARTBEAT, end("step"), Notice(stopping=True), Notice(heartbeat_every=1.0))) == {None}
     assert story.dog.nearest() == 32.0
     story.at(30.0, Notice(extend_by=10.0))
     assert story.found(40.0) == [Silent(A, "stopping", 2.0, 38.0)]
 
 
 def test_a_worker_is_found_once_and_no_word_of_it_counts_after_that() -> None:
-    story = Story(heartbeat=5.0, out_of_section=6.0)
+    story = Story(start_timeout=1000.0, heartbeat=5.0, out_of_section=6.0)
     story.set(100, 300.0)
     story.at(1.0, READY, begin("step"), begin("checkpoint"))
     assert story.found(500.0) == [Silent(A, "heartbeat", 1.0, 5.0)]
     story.at(501.0, HEARTBEAT, begin("step"), Notice(trigger=True), Notice(stopping=True))
     story.set(100, 502.0)
-    assert story.dog.nearest() is None
+    assert story.dog.nearest() == 1000.0  # its peer's
 
 
 def test_all_that_is_due_comes_out_in_the_order_in_which_it_was() -> None:
@@ -274,7 +309,7 @@ def test_all_that_is_due_comes_out_in_the_order_in_which_it_was() -> None:
         (Silent(A, "start", 0.0, 0.7), "was not ready within 0.7 s of its start"),
         (Silent(A, "heartbeat", 1.0, 5.0), "has sent no heartbeat for 5 s"),
         (Silent(A, "heartbeat", 1.0, 0.0), "has said that it hangs (WATCHDOG=trigger)"),
-        (Silent(A, "section", 1.0, 10.0, "step"), "has been in section 'step' for longer than 10 s"),
+        (Silent(A, "section", 1.0, 10.0, "step"), "has been in section step for longer than 10 s"),
         (Silent(A, "out_of_section", 1.0, 6.0), "has been in no section for longer than 6 s"),
         (Silent(A, "stopping", 1.0, 30.0), "has not ended within 30 s of its STOPPING=1"),
     ],
@@ -314,7 +349,7 @@ def test_news_from_an_earlier_attempt_changes_nothing() -> None:
     story = Story(boot=30.0, heartbeat=5.0)
     later = Worker(0, 1)
     story.dog.started(later, 300, 100.0)
-    assert story.at(101.0, READY, HEARTBEAT, begin("step"), worker=A) == [False, False, False]
+    assert story.at(101.0, READY, HEARTBEAT, begin("step"), worker=A) == [None, None, None]
     story.dog.ended(A)
     story.dog.dismiss(A)
     assert story.dog.expired(129.0) == [Silent(B, "boot", 0.0, 30.0)]
@@ -322,7 +357,7 @@ def test_news_from_an_earlier_attempt_changes_nothing() -> None:
 
 
 def test_while_we_did_not_run_nobody_was_late() -> None:
-    story = Story(heartbeat=5.0)
+    story = Story(start_timeout=100.0, heartbeat=5.0)
     story.at(1.0, READY)
     story.set(100, 8.0)
     story.dog.put_off(300.0)
@@ -348,8 +383,8 @@ def test_what_a_worker_tells_is_kept_for_people() -> None:
 
 @pytest.mark.parametrize("notice", [HEARTBEAT, Notice(), Notice(heartbeat=True, status="x")])
 def test_a_stranger_is_not_heard(notice: Notice) -> None:
-    story = Story(heartbeat=5.0)
-    assert story.at(1.0, notice, worker=Worker(7, 0)) == [False]
+    story = Story()
+    assert story.at(1.0, notice, worker=Worker(7, 0)) == [None]
     assert (story.dog.nearest(), story.dog.heartbeats) == (None, 0)
 
 
@@ -362,7 +397,7 @@ def test_a_stranger_is_not_heard(notice: Notice) -> None:
         (Silent(A, "start", 0.0, 5.0), "was not ready within 5 s of its start"),
         (Silent(A, "heartbeat", 0.0, 5.0), "has sent no heartbeat for 5 s"),
         (Silent(A, "heartbeat", 0.0, 0.0), "has said that it hangs (WATCHDOG=trigger)"),
-        (Silent(A, "section", 0.0, 0.5, "step"), "has been in section 'step' for longer than 0.5 s"),
+        (Silent(A, "section", 0.0, 0.5, "step"), "has been in section step for longer than 0.5 s"),
         (Silent(A, "out_of_section", 0.0, 5.0), "has been in no section for longer than 5 s"),
         (Silent(A, "stopping", 0.0, 5.0), "has not ended within 5 s of its STOPPING=1"),
     ],

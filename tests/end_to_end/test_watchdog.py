@@ -106,7 +106,7 @@ with section("checkpoint"):
 {REST}"""
     limits = {"sections": {"checkpoint": "300ms", "step": "5m"}}
     daemon = rankd(group("job", worker(script), watchdog=limits))
-    ends_and_restarts(daemon, "heartbeat", "has been in section 'checkpoint' for longer than 0.3 s")
+    ends_and_restarts(daemon, "heartbeat", "has been in section checkpoint for longer than 0.3 s")
 
 
 def test_the_limit_of_a_section_is_learnt_and_known_to_the_next_daemon(rankd: Start, tmp_path: Path) -> None:
@@ -191,12 +191,12 @@ if first and rank == "1":
             {HANG.replace(chr(10), chr(10) + "            ")}
 {REST}"""
     daemon = rankd(group("job", worker(script), workers=3, watchdog={"sections": {"step": "300ms"}}, stop=AT_ONCE))
-    ends_and_restarts(daemon, "heartbeat", "has been in section 'step'", rank=1)
+    ends_and_restarts(daemon, "heartbeat", "has been in section step", rank=1)
     path = daemon.wait_for("worker.failed")["evidence"]
     assert path == daemon.wait_for("worker.dumped")["evidence"]
     assert path == str(daemon.log("job", 0, 0).parents[1] / "evidence_1.txt")
     text = Path(path).read_text()
-    assert text.startswith("rank 1 has been in section 'step' for longer than 0.3 s\n")
+    assert text.startswith("rank 1 has been in section step for longer than 0.3 s\n")
     assert "in section 'step' for 0.3 s; in section 'reduce' for 0.3 s; rank 1 at its work" in text
     for rank, pid in ((one["rank"], one["pid"]) for one in daemon.all("worker.started", attempt=0)):
         assert f"rank {rank} (pid {pid}): " in text
@@ -225,7 +225,7 @@ in_the_midst_of_it()
 
 def test_the_signal_to_dump_goes_to_nobody_who_would_die_of_it(rankd: Start) -> None:
     """A worker may hang before it has come as far as to register a handler."""
-    rules = {"heartbeat": "200ms", "dump": {"signal": "SIGUSR1", "wait": "100ms"}}
+    rules = {"start_timeout": "60s", "heartbeat": "200ms", "dump": {"signal": "SIGUSR1", "wait": "100ms"}}
     script = "heartbeat() if rank == '0' else None\n" + HANG
     daemon = rankd(group("job", worker(script), workers=2, watchdog=rules, stop=AT_ONCE, restart={"max_restarts": 0}))
     assert daemon.wait() == 137
@@ -260,7 +260,7 @@ while True:
 
 def test_a_command_tells_more_of_each_worker_and_is_not_waited_for_any_longer_than_is_configured(rankd: Start) -> None:
     command = ["/bin/sh", "-c", "echo the stack of ${pid} is rank ${rank}; [ ${rank} = 1 ] || exec sleep 1000"]
-    rules = {"heartbeat": "200ms", "dump": {"command": command, "wait": "500ms"}}
+    rules = {"start_timeout": "60s", "heartbeat": "200ms", "dump": {"command": command, "wait": "500ms"}}
     script = f"heartbeat() if rank == '0' else None\n{HANG}"
     daemon = rankd(group("job", worker(script), workers=2, watchdog=rules, stop=AT_ONCE, restart={"max_restarts": 0}))
     assert daemon.wait() == 137
@@ -284,6 +284,47 @@ if first:
     assert daemon.wait_for("worker.dumped")["error"] == "File exists"
     assert "evidence" not in daemon.wait_for("worker.failed")
     assert daemon.stop() == 0
+
+
+def test_a_peer_that_dies_while_a_hung_worker_is_looked_at_does_not_hide_it(rankd: Start) -> None:
+    """It may die of the very thing that the other one hangs in, and nobody is to look at the wrong rank at night."""
+    command = ["/bin/sh", "-c", "[ ${rank} = 0 ] || { kill -KILL ${pid}; exec sleep 1000; }"]
+    rules = {"start_timeout": "60s", "heartbeat": "200ms", "dump": {"command": command, "wait": "500ms"}}
+    script = f"heartbeat() if rank == '0' else None\n{HANG}"
+    daemon = rankd(group("job", worker(script), workers=2, watchdog=rules, stop=AT_ONCE, restart={"max_restarts": 0}))
+    assert daemon.wait() == 137
+    failed = {one["rank"]: one["root_cause"] for one in daemon.all("worker.failed")}
+    assert failed == {0: True, 1: False}
+    assert daemon.wait_for("group.failed")["reason"].startswith("rank 0 has sent no heartbeat for 0.2 s")
+    missed = daemon.wait_for("worker.heartbeat_missed")
+    assert (missed["what"], missed["limit_ms"], missed["signal"]) == ("heartbeat", 200.0, "SIGKILL")
+    assert missed["seq"] < daemon.wait_for("worker.exited", rank=1)["seq"], "it is told before anybody looks"
+
+
+def test_a_worker_that_says_it_stops_and_does_not_is_ended_after_the_time_of_its_stop_ladder(rankd: Start) -> None:
+    script = f"ready()\nstopping()\n{HANG}"
+    rules = {"start_timeout": "60s"}
+    ladder = {"ladder": [{"signal": "SIGTERM", "wait": "200ms"}, {"signal": "SIGKILL", "wait": "200ms"}]}
+    daemon = rankd(group("job", worker(script), watchdog=rules, stop=ladder, restart={"max_restarts": 0}))
+    assert daemon.wait() == 137
+    assert daemon.wait_for("worker.unready")["reason"] == "it says that it stops"
+    assert daemon.wait_for("worker.heartbeat_missed")["what"] == "stopping"
+
+
+def test_what_a_child_says_of_its_own_end_is_not_its_workers(rankd: Start) -> None:
+    script = f"""
+ready()
+if os.fork() == 0:
+    stopping()
+    status("of a child")
+    signal.pause()
+{HANG}"""
+    ladder = {"ladder": [{"signal": "SIGKILL", "wait": "1s"}]}
+    daemon = rankd(group("job", worker(script), watchdog={"start_timeout": "60s", "stopping": "50ms"}, stop=ladder))
+    until(lambda: "of a child" in daemon.http("/status").text, "its words")
+    assert daemon.http("/readyz").status == 200
+    assert daemon.stop() == 0
+    assert not daemon.all("worker.unready")
 
 
 @pytest.mark.skipif(shutil.which("systemd-notify") is None, reason="apt-get install systemd")

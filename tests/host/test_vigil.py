@@ -36,6 +36,7 @@ class Watch:
         self.found: list[tuple[Worker, Expired]] = []
         self.refused: list[TimerExpired] = []
         self.ready: list[Worker] = []
+        self.stopping: list[Worker] = []
         self.stood_still: list[float] = []
         self.members = {os.getpid(): ME}
         self.vigil = Vigil(
@@ -45,6 +46,8 @@ class Watch:
             found=lambda *found: self.found.append(found),
             refused=self.refused.append,
             ready=self.ready.append,
+            stopping=self.stopping.append,
+            probed=True,
             stood_still=self.stood_still.append,
         )
 

@@ -26,6 +26,7 @@ from supervisor.core.messages import (
     CancelTimer,
     Effect,
     ErrorReport,
+    EvidenceTaken,
     ExitStatus,
     Fault,
     FormWorld,
@@ -37,6 +38,7 @@ from supervisor.core.messages import (
     StartWorkers,
     StopRequested,
     StraysFound,
+    TakeEvidence,
     TimerFired,
     Worker,
     WorkerExited,
@@ -146,7 +148,11 @@ def silent(
     rank: int, reason: str = "has sent no heartbeat for 5 s", by: SilentBy = "heartbeat", signal: int = 9,
     attempt: int | None = None, of: str = "",
 ) -> Happening:  # fmt: skip
-    return _about(of, rank, attempt, lambda worker: WorkerSilent(worker, by, reason, signal, "/logs/evidence"))
+    return _about(of, rank, attempt, lambda worker: WorkerSilent(worker, by, reason, signal))
+
+
+def seen(rank: int, path: str = "/logs/evidence", attempt: int | None = None, of: str = "") -> Happening:
+    return _about(of, rank, attempt, lambda worker: EvidenceTaken(worker, path))
 
 
 def held(rank: int, details: str = "pid 1000 in nfs_wait", attempt: int | None = None, of: str = "") -> Happening:
@@ -338,6 +344,8 @@ def _in_words(effect: Effect) -> str:
             return "abandon starts"
         case SignalWorkers(workers, signal, reach):
             return f"{signal_name(signal)} {reach} {_names(workers)}"
+        case TakeEvidence(worker):
+            return f"look at {_names((worker,))}"
         case SetTimer(name, at):
             return f"timer {name} {at:g}"
         case CancelTimer(name):

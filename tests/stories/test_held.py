@@ -14,6 +14,7 @@ from tests.stories.story import (
     let_go,
     running,
     said_ready,
+    seen,
     silent,
 )
 
@@ -25,7 +26,9 @@ def test_who_is_held_is_not_ready_and_is_again_when_it_is_let_go() -> None:
         (6.0, held(1)),
     )  # fmt: skip
     assert not story.ready.ok
-    assert [worker.state for worker in story.view.workers] == ["ready", "uninterruptible"]
+    assert [(worker.state, worker.since, worker.why) for worker in story.view.workers] == [
+        ("ready", 0.001, ""), ("uninterruptible", 5.0, "is in uninterruptible sleep: pid 1000 in nfs_wait")
+    ]  # fmt: skip
     story.tell(
         (7.0, let_go(1), "", "worker.uninterruptible rank=1 over=true; group.ready duration_ms=2000.0"),
         (8.0, let_go(1)),
@@ -64,7 +67,8 @@ def test_one_that_ends_while_it_is_held_is_a_failure_like_any_other() -> None:
 def test_nobody_restarts_over_one_that_does_not_die_of_sigkill() -> None:
     story = running(job()).tell(
         (5.0, held(0), "", "worker.uninterruptible; group.degraded"),
-        (6.0, silent(0), "SIGKILL tree 0#0; timer condemned:0 16", "worker.heartbeat_missed"),
+        (6.0, silent(0), "timer condemned:0 8; look at 0#0", "worker.heartbeat_missed"),
+        (6.0, seen(0), "SIGKILL tree 0#0; timer condemned:0 16"),
         (16.0, due("condemned:0"), "no timer condemned:0; SIGTERM tree 0#0; timer ladder 46",
          "worker.unkillable; group.stopping"),
         (46.0, due("ladder"), "SIGKILL tree 0#0; timer ladder 56", "worker.killed"),
