@@ -116,6 +116,12 @@ class Pipes:
         for sink in pipe.sinks:
             sink.finish()
 
+    def wake(self) -> None:
+        """Pipes whose gates were shut are looked at again: something has changed."""
+        if self._waking is not None:
+            self._waking.cancel()
+            self._wake()
+
     def close(self) -> None:
         """Every pipe is drained and ended, and the loop knows nothing of us. Idempotent."""
         for pipe in list(self._pipes.values()):

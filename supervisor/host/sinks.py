@@ -72,6 +72,13 @@ class Losses:
         self._into = into or f"{stream}.log"
         self._waits = False
 
+    @property
+    def told_to(
+        self,
+    ) -> tuple[Mapping[str, str], str, dict[str, int], Callable[[Dropped], None] | None, str]:
+        """What another one of the same is made with."""
+        return self._labels, self._stream, self._totals, self._on_dropped, self._into
+
     def count(self, lost: int) -> None:
         """So many bytes are lost, outside of any episode."""
         self._totals[self._labels["group"]] += lost
@@ -84,6 +91,11 @@ class Losses:
         self.reason = reason
         if begins:
             self._tell(over=False)
+
+    def inherit(self, lost: int, reason: str) -> None:
+        """So many bytes are lost, counted and told of by another: the episode is ours to end."""
+        self.bytes += lost
+        self.reason = reason
 
     def end(self) -> None:
         """The episode, if there is one, is over."""
@@ -105,9 +117,12 @@ class Losses:
             self._tell(over=True, waits=True)
 
     def _tell(self, *, over: bool, waits: bool = False) -> None:
+        lost = 0 if waits else self.bytes
+        self._say(Dropped(self._labels, self._stream, lost, self.reason, over, self._into, waits))
+
+    def _say(self, dropped: Dropped) -> None:
         if self._on_dropped is not None:
-            lost = 0 if waits else self.bytes
-            self._on_dropped(Dropped(self._labels, self._stream, lost, self.reason, over, self._into, waits))
+            self._on_dropped(dropped)
 
 
 class Lines(ABC):
