@@ -25,6 +25,10 @@ HELD_OF_EACH = 1 << 20
 HELD_IN_ALL = 1 << 26
 """Bytes that wait for a disk: of one file beyond which its writer waits or loses something, and of all its files."""
 
+SMALL = 1 << 14
+GATHER_FOR = 0.01
+"""Writes of less than ``SMALL`` bytes wait so many seconds for others: waking the thread costs more than they do."""
+
 SETTLES_WITHIN = 0.02
 """Seconds that the loop waits for what a worker wrote last, so that its files are whole when it is said to be gone."""
 
@@ -47,7 +51,9 @@ class Disk:
         self.given = 0
         self.taken = 0
         """Bytes that files have handed over (counted by the loop), and that are done with (by the thread)."""
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[list[_Job] | None] = SimpleQueue()
+        self._gathered: list[_Job] = []
+        self._gathering: asyncio.TimerHandle | None = None
         self._said: deque[_Job] = deque()
         self._began_at = 0.0  # the call in progress; 0: none
         self._in_vain = 0.0  # when the one began that we have waited for already
@@ -56,12 +62,17 @@ class Disk:
 
     def do(self, job: Callable[..., object], *args: object) -> None:
         """Have the thread call that, after all that it was given before. What it raises is raised into the loop."""
-        if self._thread is None:
-            with suppress(RuntimeError):  # no loop runs: it is told when there is one, or by ``close``
-                self._loop = asyncio.get_running_loop()
-            self._thread = threading.Thread(target=self._work, name="rankd disk", daemon=True)
-            self._thread.start()
-        self._jobs.put((job, args))
+        self._gathered.append((job, args))
+        self._hand_over()
+
+    def write(self, size: int, job: Callable[..., object], *args: object) -> None:
+        """As ``do``, of so many bytes to be written: perhaps a little later."""
+        self.given += size
+        self._gathered.append((job, args))
+        if size >= SMALL or self._loop is None:
+            self._hand_over()
+        elif self._gathering is None:
+            self._gathering = self._loop.call_later(GATHER_FOR, self._hand_over)
 
     @property
     def stuck(self) -> bool:
@@ -98,15 +109,28 @@ class Disk:
 
     def close(self) -> bool:
         """Whether all is done. A call that does not return is left alone: the thread ends with it, or with us."""
-        thread, self._thread = self._thread, None
-        if thread is None:
+        if self._thread is None:
             return True
+        self._hand_over()
+        thread, self._thread = self._thread, None
         self._jobs.put(None)
         until = clock.now() + LONGEST_FAREWELL
         while thread.is_alive() and (now := clock.now()) < until and now - (self._began_at or now) < FAREWELL:
             thread.join(FAREWELL / 10)
         self._hear()
         return not thread.is_alive()
+
+    def _hand_over(self) -> None:
+        if self._thread is None:
+            with suppress(RuntimeError):  # no loop runs: ``close`` does what is told
+                self._loop = asyncio.get_running_loop()
+            self._thread = threading.Thread(target=self._work, name="rankd disk", daemon=True)
+            self._thread.start()
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        jobs, self._gathered = self._gathered, []
+        self._jobs.put(jobs)
 
     def _hear(self) -> None:
         while self._said:
@@ -115,15 +139,18 @@ class Disk:
 
     def _work(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the loop's
-        while (item := self._jobs.get()) is not None:
-            job, args = item
-            self._began_at = clock.now()
-            try:
-                job(*args)
-            except BaseException as error:  # noqa: BLE001 - raised again where somebody sees it
-                self.tell(_raise, error)
-            self._began_at = 0.0
-            del item, job, args  # a block is not kept until the next one comes
+        while (jobs := self._jobs.get()) is not None:
+            jobs.reverse()
+            while jobs:  # none is kept once it is done: each may have a block
+                self._call(*jobs.pop())
+
+    def _call(self, job: Callable[..., object], args: tuple[object, ...]) -> None:
+        self._began_at = clock.now()
+        try:
+            job(*args)
+        except BaseException as error:  # noqa: BLE001 - raised again where somebody sees it
+            self.tell(_raise, error)
+        self._began_at = 0.0
 
 
 class DiskWrites:
@@ -151,9 +178,8 @@ class DiskWrites:
         if self._disk.behind >= HELD_OF_EACH:
             self._wanted = True
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-        self._disk.given += len(data)
         self._left.append(data)
-        self._disk.do(self._work)
+        self._disk.write(len(data), self._work)
         return len(data)
 
     def keeps_up(self) -> bool:
@@ -181,17 +207,17 @@ class DiskWrites:
 
     def _work(self) -> None:
         while self._left and self._error is None:
-            data = self._left[0]
+            data = self._left.popleft()
+            while self._left and len(data) < SMALL:
+                data = b"".join((data, self._left.popleft()))
+            written = 0
             try:
                 written = os.write(self._fd, data)
             except OSError as error:
                 self._error = error
-                return
             self._disk.taken += written
             if written < len(data):
-                self._left[0] = memoryview(data)[written:]
-            else:
-                self._left.popleft()
+                self._left.appendleft(memoryview(data)[written:])
             if self._wanted and self._disk.behind < HELD_OF_EACH // 2:
                 self._wanted = False
                 self._disk.tell(self._on_room)

@@ -79,9 +79,10 @@ class HandedFile:
                 self._missing = True
                 self._disk.do(self._disk.tell, self._answers)
             return
-        self._given += len(block)
-        self._disk.given += len(block)
-        self._do(self._write, block)
+        size = len(block)
+        self._given += size
+        self._is_handed = True
+        self._disk.write(size, self._write, block)
 
     def reopen(self) -> None:
         """As ``LogFile.reopen``."""

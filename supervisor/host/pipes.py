@@ -15,15 +15,15 @@ import termios
 from collections.abc import Callable
 from contextlib import suppress
 
-from supervisor.host.sinks import LINE_LIMIT, Sink
+from supervisor.host.sinks import Sink
 
-BLOCK = LINE_LIMIT
-"""Bytes of one read: what a pipe holds, unless it is enlarged (pipe(7))."""
+BLOCK = LARGE = 1 << 18
+"""Bytes of one read: what a pipe holds that we have enlarged. A new one holds a quarter of that (pipe(7))."""
 
 PIPES_A_TURN = 16
-"""Pipes read in one turn of the loop, a block each, however many are ready: a megabyte, some two milliseconds."""
+"""Pipes read in one turn of the loop, a block each, however many are ready: a megabyte, a millisecond or two."""
 
-SHORT = BLOCK // 2
+SHORT = 1 << 15
 QUICK = 0.0002
 STREAK = 4
 GATHER_FOR = 0.001
@@ -37,11 +37,10 @@ REST_FOR = 0.01
 LONGEST_REST = 0.25
 """Seconds until a pipe whose gate was shut is looked at again: at first, and at most, if nothing changes."""
 
-LARGE = 1 << 18
 LARGE_PIPES = 64
-"""A pipe found with ``SHORT`` bytes or more after we waited is enlarged, so that its worker need not wait as well: so
-many at a time, a quarter of what the pipes of an unprivileged user may hold (pipe-user-pages-soft, pipe(7)). A pipe is
-rarely full to the brim: small writes are not split over pages.
+"""A pipe found with ``SHORT`` bytes or more is enlarged, so that its worker need not wait for each of our reads, and
+each brings more: so many at a time, a quarter of what the pipes of an unprivileged user may hold
+(pipe-user-pages-soft, pipe(7)). A pipe is rarely full to the brim: small writes are not split over pages.
 """
 
 
@@ -79,7 +78,7 @@ class Pipes:
         self._rest_for = REST_FOR
         # glibc returns free memory at the top of the heap to the kernel and faults it in anew for the next block, which
         # doubles the cost of a tee. Freeing a mapping of this size raises that threshold to twice as much (mallopt(3)).
-        bytes(8 * BLOCK)
+        bytes(16 * BLOCK)
 
     def add(self, pipe: Pipe) -> None:
         """The pipe is ours to end, and rests. Needs a running loop; raises ``OSError`` (epoll_ctl(2))."""
@@ -166,7 +165,7 @@ class Pipes:
             return 0
         taken = len(block)
         self._counts[pipe.name] += taken
-        if taken >= SHORT and self._streak >= STREAK and not pipe.large and self._large < LARGE_PIPES:
+        if taken >= SHORT and not pipe.large and self._large < LARGE_PIPES:
             pipe.large = True
             self._large += 1
             with suppress(OSError):  # the user's limit is reached, or memory is short: it goes on as it is

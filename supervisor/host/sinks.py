@@ -25,7 +25,7 @@ class Sink(Protocol):
     """One of the places that a stream's bytes go to."""
 
     def write(self, block: bytes) -> object:
-        """Take the next bytes, at most ``LINE_LIMIT`` of them."""
+        """Take the next bytes."""
 
     def finish(self) -> None:
         """There are no more bytes: write what was held back, close what is open."""
@@ -142,6 +142,21 @@ class Lines(ABC):
         self._held_bytes = 0
 
     def write(self, block: bytes) -> None:
+        if len(block) > self._limit and not self._has_short_lines(block):
+            for at in range(0, len(block), self._limit):
+                self._take(block[at : at + self._limit])
+        else:
+            self._take(block)
+
+    def _has_short_lines(self, block: bytes) -> bool:
+        """Whether no line in it is longer than ``_limit``, found without looking at all of it.
+
+        Such a line covers one of the stretches of half that length that begin at multiples of it.
+        """
+        step = self._limit // 2 or 1
+        return all(block.find(b"\n", at, at + step) >= 0 for at in range(0, len(block) - step + 1, step))
+
+    def _take(self, block: bytes) -> None:
         first = block.find(b"\n")
         parts = b""
         if self._held_bytes + (first if first >= 0 else len(block)) > self._limit:

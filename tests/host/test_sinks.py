@@ -37,7 +37,7 @@ def one_by_one(prefix: bytes, written: bytes, limit: int) -> bytes:
 
 @given(
     prefix=st.binary(max_size=5).filter(lambda prefix: b"\n" not in prefix),
-    blocks=st.lists(st.lists(st.sampled_from([b"\n", b"a", b"bc", b"\xff\x00"]), min_size=1, max_size=8), max_size=20),
+    blocks=st.lists(st.lists(st.sampled_from([b"\n", b"a", b"bc", b"\xff\x00"]), min_size=1, max_size=60), max_size=10),
 )
 def test_console_lines_are_the_same_however_the_bytes_were_cut_into_blocks(
     prefix: bytes, blocks: list[list[bytes]]
