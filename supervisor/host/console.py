@@ -133,9 +133,9 @@ class Console:
         """False while a file is behind, but no more: what is written now would fill what is held for a slower one."""
         return self._file is None or self._file.keeps_up()
 
-    def settle(self) -> None:
-        """What was written to a file can be read there, unless its disk is slow."""
-        if self._file is not None:
+    def settle(self, behind: int = 0) -> None:
+        """What was written to a file can be read there but for so many bytes, unless its disk is slow."""
+        if self._file is not None and self._file.behind > behind:
             self._file.settle(SETTLES_WITHIN)
 
     def flush(self, timeout: float) -> bool:

@@ -22,8 +22,10 @@ STUCK_AFTER = 1.0
 """Seconds after which a call that has not returned means that the disk does not answer: no worker waits any longer."""
 
 HELD_OF_EACH = 1 << 20
+HELD_OF_CONSOLE = 1 << 22
 HELD_IN_ALL = 1 << 26
-"""Bytes that wait for a disk: of one file beyond which its writer waits or loses something, and of all its files."""
+"""Bytes that wait for a disk: of one stream beyond which its worker waits or loses
+something, of the file that is the console of all, and of all files of a disk."""
 
 SMALL = 1 << 14
 GATHER_FOR = 0.01
@@ -175,7 +177,7 @@ class DiskWrites:
             self.settle(SETTLES_WITHIN)
             if self._error is not None:
                 raise self._error
-        if self._disk.behind >= HELD_OF_EACH:
+        if self._disk.behind >= HELD_OF_CONSOLE:
             self._wanted = True
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         self._left.append(data)
@@ -184,10 +186,15 @@ class DiskWrites:
 
     def keeps_up(self) -> bool:
         """False while more waits than should, of a disk that will take it in a moment."""
-        if self._disk.behind < HELD_OF_EACH:
+        if self._disk.behind < HELD_OF_CONSOLE:
             return True
         self._wanted = True
         return self._error is not None or self._disk.stuck
+
+    @property
+    def behind(self) -> int:
+        """Bytes that wait."""
+        return self._disk.behind
 
     @property
     def left(self) -> bytes:
@@ -218,7 +225,7 @@ class DiskWrites:
             self._disk.taken += written
             if written < len(data):
                 self._left.appendleft(memoryview(data)[written:])
-            if self._wanted and self._disk.behind < HELD_OF_EACH // 2:
+            if self._wanted and self._disk.behind < HELD_OF_CONSOLE // 2:
                 self._wanted = False
                 self._disk.tell(self._on_room)
 

@@ -15,12 +15,12 @@ from functools import partial
 from itertools import islice
 
 from supervisor.host.console import Console
-from supervisor.host.disk import Disk
+from supervisor.host.disk import SETTLES_WITHIN, Disk
 from supervisor.host.filtered import FilteredFile, FilteredLines
 from supervisor.host.handed import HandedFile
 from supervisor.host.journal import JOURNAL_SOCKET, Journal, JournalLines, entry_fields
 from supervisor.host.logfile import LogFile, RotatedFile, open_log
-from supervisor.host.pipes import Pipe, Pipes
+from supervisor.host.pipes import BYTES_A_TURN, Pipe, Pipes
 from supervisor.host.sinks import STAMP, ConsoleLines, Dropped, Losses, Sink, StampedLines
 from supervisor.host.spawn import Identity, NotStarted, make_directory
 from supervisor.host.tail import Begun, LastBlocks, last_lines
@@ -54,10 +54,10 @@ class Output:
         self.log_bytes: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.log_dropped_bytes: defaultdict[str, int] = defaultdict(int)
         self._on_dropped = on_dropped
-        self._pipes = Pipes(self.log_bytes)
-        for console in (console_out, console_err):
-            if console is not None:
-                console.on_room = self._pipes.wake
+        self._pipes = Pipes(self.log_bytes, self._settle)
+        self._consoles = {id(console): console for console in (console_out, console_err) if console is not None}
+        for console in self._consoles.values():
+            console.on_room = self._pipes.wake
         self._files: set[HandedFile] = set()
         self._disks: defaultdict[int, Disk] = defaultdict(Disk)
         self._filtered: dict[str, FilteredFile] = {}
@@ -107,6 +107,17 @@ class Output:
         if self._null >= 0:
             os.close(self._null)
             self._null = -1
+
+    def _settle(self) -> None:
+        """No disk is more than a turn behind, unless it hangs: only so far does reading ahead of it pay.
+
+        With more under way, a block has left the processor's cache by the time it is written.
+        """
+        for disk in self._disks.values():
+            if disk.behind > BYTES_A_TURN:
+                disk.settle(SETTLES_WITHIN)
+        for console in self._consoles.values():
+            console.settle(BYTES_A_TURN)
 
     def _reopen(self, files: Iterator[HandedFile]) -> None:
         some = list(islice(files, REOPENED_A_TURN))

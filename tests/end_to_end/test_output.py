@@ -54,7 +54,7 @@ def test_sigusr1_opens_the_files_anew(rankd: Start) -> None:
     daemon.wait_for("daemon.logs_reopened")
     os.kill(daemon.wait_for("worker.started")["pid"], signal.SIGURG)
     daemon.wait_for_line("line", count=2)
-    assert (moved.read_text(), log.read_text()) == ("line\n", "line\n")
+    until(lambda: (moved.read_text(), log.read_text()) == ("line\n", "line\n"), "a line in each file")
     assert daemon.stop() == 0
 
 

@@ -43,7 +43,7 @@ class Reading:
 
     def __init__(self) -> None:
         self.counts: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self.pipes = Pipes(self.counts)
+        self.pipes = Pipes(self.counts, lambda: None)
         self.echoes: list[Echo] = []
 
     def echo(self, size: int) -> Echo:
