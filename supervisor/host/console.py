@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 
 from supervisor import clock
+from supervisor.host.disk import SETTLES_WITHIN, DiskWrites
 
 LIMIT = 1 << 20
 RESERVE = 1 << 17
@@ -32,8 +33,8 @@ class Console:
 
     O_NONBLOCK belongs to the open file description, which the shell, the workers that inherit it and whoever else
     holds it would share (open(2)). So a pipe or a terminal is opened anew through /proc, a socket is sent to with
-    MSG_DONTWAIT, a regular file is written as it is, and where a second opening is refused (another user's terminal)
-    poll(2) is asked before every PIPE_BUF bytes.
+    MSG_DONTWAIT, a regular file is written by a thread, and where a second opening is refused (another user's
+    terminal) poll(2) is asked before every PIPE_BUF bytes.
 
     ``limit`` bytes are held at most, and ``reserve`` more for what is urgent. ``mark`` makes the line that stands for
     so many dropped bytes (none: no line). ``on_dropped`` is called with that number once an episode, when the console
@@ -57,6 +58,8 @@ class Console:
         self.broken: str | None = None
         self.dropped_bytes = 0
         self.lines_at_break = 0
+        self.on_room: Callable[[], object] = _nothing
+        """Called when ``keeps_up`` is true again, by the loop."""
         self._limit = limit
         self._reserve = reserve
         self._colour = colour
@@ -70,7 +73,8 @@ class Console:
         self._full = False
         self._waiting_in: asyncio.AbstractEventLoop | None = None
         self._fd = -1
-        self._close: Callable[[], None] = _nothing_to_close
+        self._close: Callable[[], None] = _nothing
+        self._file: DiskWrites | None = None
         try:
             self._write = self._open(fd)
         except OSError as error:
@@ -84,7 +88,8 @@ class Console:
             return lambda data: sender.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         if stat.S_ISREG(mode):
             self._own(os.dup(fd))  # and not opened anew: the offset is everybody's who holds this file
-            return partial(os.write, self._fd)
+            self._file = DiskWrites(self._fd, on_room=self._has_room)
+            return self._file.write
         try:
             self._own(os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
         except OSError:
@@ -124,6 +129,15 @@ class Console:
         waits = self._front or self._behind or self._missing
         return not waits or self.broken is not None or (self._full and self._catch_up())
 
+    def keeps_up(self) -> bool:
+        """False while a file is behind, but no more: what is written now would fill what is held for a slower one."""
+        return self._file is None or self._file.keeps_up()
+
+    def settle(self, behind: int = 0) -> None:
+        """What was written to a file can be read there but for so many bytes, unless its disk is slow."""
+        if self._file is not None and self._file.behind > behind:
+            self._file.settle(SETTLES_WITHIN)
+
     def flush(self, timeout: float) -> bool:
         """Everything held is written, waiting at most ``timeout`` seconds; False when it could not be."""
         deadline = clock.now() + timeout
@@ -134,15 +148,25 @@ class Console:
             left = deadline - clock.now()
             if left <= 0 or self._full or self.broken is not None:
                 return False
-            writable.poll(left * 1000)
-        return True
+            if self._file is None:
+                writable.poll(left * 1000)
+            elif not self._file.settle(left):
+                return False
+        return self._file is None or self._file.settle(max(0.0, deadline - clock.now()))
 
     def close(self) -> None:
         """The descriptor of its own is given back; the one it was made for stays open. What is held is lost."""
         self._stop_waiting()
-        close, self._close, self._fd = self._close, _nothing_to_close, -1
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        close, self._close, self._fd = self._close, _nothing, -1
         close()
         self.broken = self.broken or "closed"
+
+    def _has_room(self) -> None:
+        self._catch_up()
+        self.on_room()
 
     def _hold(self, data: bytes, urgent: bool) -> bool:
         held = len(self._front) + self._behind_bytes + len(data)
@@ -201,6 +225,7 @@ class Console:
 
     def _break(self, reason: str, unwritten: bytes) -> None:
         self.broken = reason
+        unwritten = (self._file.left if self._file is not None else b"") + unwritten
         self.dropped_bytes += len(unwritten) + self._behind_bytes
         self.lines_at_break = sum(data.count(b"\n") for data in (unwritten, *self._behind))
         self._front = memoryview(b"")
@@ -210,8 +235,8 @@ class Console:
             self._on_broken(reason)
 
     def _wait(self) -> None:
-        if self._waiting_in is not None:
-            return
+        if self._waiting_in is not None or self._file is not None:
+            return  # a file says by itself when it has room
         try:
             loop = asyncio.get_running_loop()
             loop.add_writer(self._fd, self._catch_up)
@@ -225,7 +250,7 @@ class Console:
             loop.remove_writer(self._fd)
 
 
-def _nothing_to_close() -> None:
+def _nothing() -> None:
     pass
 
 

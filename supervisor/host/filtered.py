@@ -5,41 +5,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from supervisor.host.disk import Disk
+from supervisor.host.handed import HandedFile
 from supervisor.host.logfile import LogFile
 from supervisor.host.sinks import LINE_LIMIT, Lines, Losses, stamped
 
 
-class FilteredFile(LogFile):
+class FilteredFile(HandedFile):
     """A log file that several streams write whole lines to; the last of them to leave closes it."""
 
     __slots__ = ("_left", "users")
 
     def __init__(
         self,
-        path: str,
+        disk: Disk,
+        open_log_file: Callable[[Losses], LogFile],
         losses: Losses,
         *,
-        open_file: Callable[[str], int],
-        left: Callable[[], None],
-        patient: bool = False,
+        patient: bool,
+        on_room: Callable[[], object],
+        on_closed: Callable[[HandedFile], None],
+        left: Callable[[], object],
     ) -> None:
         """``left`` is called when the last user has gone."""
-        super().__init__(path, losses, open_file=open_file, patient=patient)
+        super().__init__(disk, open_log_file, losses, patient=patient, on_room=on_room, on_closed=on_closed)
         self.users = 0
         self._left = left
 
-    def write(self, block: bytes) -> int:
-        """As ``LogFile.write``; of a stream that is at its end, which waits no more, while the others do: dropped."""
-        if not self.ready():
+    def write(self, block: bytes) -> None:
+        """As ``HandedFile.write``. Of a stream at its end, which waits no more, while the others do: dropped."""
+        if self.patient and not self.takes_more():
             self._losses.count(len(block))
-            return 0
-        return super().write(block)
+        else:
+            super().write(block)
 
     def leave(self) -> None:
         """One user less."""
         self.users -= 1
         if not self.users:
             self._left()
+            self.give_up()
             self.finish()
 
 

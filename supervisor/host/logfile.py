@@ -7,11 +7,9 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 
 from supervisor import clock
 from supervisor.host.sinks import Losses
-from supervisor.host.tail import TAIL_BYTES, Begun
 from supervisor.plan import Rotation
 
 _NEWLINE = 10
@@ -49,7 +47,7 @@ class LogFile:
     """
 
     __slots__ = (
-        "_begun", "_fd", "_held", "_look_at", "_losses", "_mid_line", "_next", "_open", "_path", "_unseen", "patient",
+        "_fd", "_held", "_look_at", "_losses", "_mid_line", "_next", "_open", "_path", "_unseen", "patient",
     )  # fmt: skip
 
     def __init__(
@@ -60,7 +58,6 @@ class LogFile:
         self._path = path
         self._open = open_file
         self._fd = open_file(path)
-        self._begun = Begun.of(path, self._fd)
         self._losses = losses
         self._mid_line = False
         self._next = -1  # opened already; written to once the line begun here is whole
@@ -109,6 +106,20 @@ class LogFile:
         self._losses.add(self._unseen, "the file was removed")
         self._unseen = 0
 
+    @property
+    def holds(self) -> bool:
+        """Whether bytes are held that the file did not take."""
+        return bool(self._held)
+
+    def hold(self, block: bytes) -> None:
+        """These come after what is held."""
+        self._held += block
+
+    def lost(self, lost: int, reason: str) -> None:
+        """So many bytes never came here; nobody has to be told, but the file."""
+        self._losses.inherit(lost, reason)
+        self._mark()
+
     def ready(self) -> bool:
         """Whether all that came so far is written; what is held is tried again."""
         if self._held:
@@ -132,10 +143,6 @@ class LogFile:
         self._next = fd
         if not self._mid_line:
             self._turn_to(fd)
-
-    def end(self) -> bytes:
-        """The end of what this worker has written. Raises ``OSError``."""
-        return self._begun.end()
 
     def give_up(self) -> None:
         """Wait no more: what cannot be written now is dropped."""
@@ -172,7 +179,6 @@ class LogFile:
                 os.close(old)
         self._fd = fd
         self._next = -1
-        self._begun = Begun.of(self._path, fd)
         self._mid_line = False
 
     def _note(self, what: str) -> None:
@@ -206,7 +212,7 @@ class RotatedFile(LogFile):
     is copied, and none is missing between two files.
     """
 
-    __slots__ = ("_before", "_rules", "_size")
+    __slots__ = ("_rules", "_size")
 
     def __init__(
         self,
@@ -218,9 +224,8 @@ class RotatedFile(LogFile):
         patient: bool = False,
     ) -> None:
         super().__init__(path, losses, open_file=open_file, patient=patient)
-        self._before: Begun | None = None
         self._rules = rules
-        self._size = self._begun.at
+        self._size = os.fstat(self._fd).st_size
 
     def write(self, block: bytes) -> int:
         limit = self._rules.max_bytes
@@ -241,13 +246,6 @@ class RotatedFile(LogFile):
                 break
         return total
 
-    def end(self) -> bytes:
-        """As ``LogFile.end``, with what stands before it in the file that was full a moment ago."""
-        end = super().end()
-        if len(end) < TAIL_BYTES and self._before is not None:
-            end = (self._before.end() + end)[-TAIL_BYTES:]
-        return end
-
     def _rotate(self) -> None:
         self._size = 0  # whatever comes of it: if nothing, it is tried again when as much has been written
         try:
@@ -266,11 +264,10 @@ class RotatedFile(LogFile):
         except OSError as error:
             self._note(f"cannot begin a new file: {error.strerror}")
             return
-        self._before = replace(self._begun, path=f"{self._path}.1")
         torn = self._mid_line
         self._turn_to(fd)
         self._mid_line = torn
 
     def _turn_to(self, fd: int) -> None:
         super()._turn_to(fd)
-        self._size = self._begun.at
+        self._size = os.fstat(fd).st_size

@@ -15,14 +15,16 @@ from functools import partial
 from itertools import islice
 
 from supervisor.host.console import Console
+from supervisor.host.disk import SETTLES_WITHIN, Disk
 from supervisor.host.filtered import FilteredFile, FilteredLines
+from supervisor.host.handed import HandedFile
 from supervisor.host.journal import JOURNAL_SOCKET, Journal, JournalLines, entry_fields
 from supervisor.host.logfile import LogFile, RotatedFile, open_log
-from supervisor.host.pipes import Pipe, Pipes
+from supervisor.host.pipes import BYTES_A_TURN, Pipe, Pipes
 from supervisor.host.sinks import STAMP, ConsoleLines, Dropped, Losses, Sink, StampedLines
 from supervisor.host.spawn import Identity, NotStarted, make_directory
 from supervisor.host.tail import Begun, LastBlocks, last_lines
-from supervisor.plan import WorkerPlan, substitute
+from supervisor.plan import Rotation, WorkerPlan, substitute
 
 STDOUT, STDERR = 1, 2
 """The bits of ``Streams`` (torch.distributed.elastic.multiprocessing.api, ``Std``)."""
@@ -52,8 +54,12 @@ class Output:
         self.log_bytes: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.log_dropped_bytes: defaultdict[str, int] = defaultdict(int)
         self._on_dropped = on_dropped
-        self._pipes = Pipes(self.log_bytes)
-        self._files: set[LogFile] = set()
+        self._pipes = Pipes(self.log_bytes, self._settle)
+        self._consoles = {id(console): console for console in (console_out, console_err) if console is not None}
+        for console in self._consoles.values():
+            console.on_room = self._pipes.wake
+        self._files: set[HandedFile] = set()
+        self._disks: defaultdict[int, Disk] = defaultdict(Disk)
         self._filtered: dict[str, FilteredFile] = {}
         self._journal_socket = journal_socket
         self._journal: Journal | None = None
@@ -68,7 +74,7 @@ class Output:
         and leaves nothing open then.
         """
         make_directory(plan.directory, Identity.of(plan))
-        attached = Attached(plan, self._pipes, self._files, self._null)
+        attached = Attached(plan, self._pipes, self._null)
         attached.stdin = self._stdin
         try:
             attached.stdout, attached.stderr = [self._route(attached, *route) for route in self._routes]
@@ -85,8 +91,16 @@ class Output:
         self._reopen(iter(tuple(self._files)))
 
     def close(self) -> None:
-        """Everything that can still be read is read, written and closed. Idempotent; the consoles stay open."""
+        """Everything that can still be read is read, written and closed. Idempotent; the consoles stay open.
+
+        A disk that does not answer by then is not waited for: what it was to take is counted as lost.
+        """
         self._pipes.close()
+        for disk in self._disks.values():
+            disk.close()
+        self._disks.clear()
+        while self._files:
+            self._files.pop().abandon()
         if self._journal is not None:
             self._journal.close()
             self._journal = None
@@ -94,7 +108,18 @@ class Output:
             os.close(self._null)
             self._null = -1
 
-    def _reopen(self, files: Iterator[LogFile]) -> None:
+    def _settle(self) -> None:
+        """No disk is more than a turn behind, unless it hangs: only so far does reading ahead of it pay.
+
+        With more under way, a block has left the processor's cache by the time it is written.
+        """
+        for disk in self._disks.values():
+            if disk.behind > BYTES_A_TURN:
+                disk.settle(SETTLES_WITHIN)
+        for console in self._consoles.values():
+            console.settle(BYTES_A_TURN)
+
+    def _reopen(self, files: Iterator[HandedFile]) -> None:
         some = list(islice(files, REOPENED_A_TURN))
         for file in some:
             file.reopen()
@@ -127,7 +152,7 @@ class Output:
             stream.file = self._log_file(plan, path, stream.losses)
             self._files.add(stream.file)
         if bit == STDERR:
-            attached.errors = stream.file or stream.remember()
+            attached.errors = stream.remember()
         if texts:
             stream.filtered = self._filtered_file(plan, name)
         if logs.journal:
@@ -143,12 +168,17 @@ class Output:
     def _losses(self, plan: WorkerPlan, name: str, into: str = "") -> Losses:
         return Losses(plan.labels, name, self.log_dropped_bytes, self._on_dropped, into)
 
-    def _log_file(self, plan: WorkerPlan, path: str, losses: Losses) -> LogFile:
-        open_file = partial(_open_again, plan)
+    def _log_file(self, plan: WorkerPlan, path: str, losses: Losses) -> HandedFile:
         patient = plan.logs.when_full == "block"
-        if plan.logs.rotate.max_bytes:
-            return RotatedFile(path, losses, plan.logs.rotate, open_file=open_file, patient=patient)
-        return LogFile(path, losses, open_file=open_file, patient=patient)
+        opened = partial(_opened, plan, path, plan.logs.rotate)
+        return HandedFile(
+            self._disk_of(plan), opened, losses,
+            patient=patient, on_room=self._pipes.wake, on_closed=self._files.discard,
+        )  # fmt: skip
+
+    def _disk_of(self, plan: WorkerPlan) -> Disk:
+        """Each file system has a thread: one that does not answer must not hold up the others."""
+        return self._disks[os.stat(plan.directory).st_dev]
 
     def _filtered_file(self, plan: WorkerPlan, name: str) -> FilteredFile:
         """The file for that stream of all ranks of an attempt, with one user more."""
@@ -157,16 +187,14 @@ class Output:
         if file is None:
             losses = self._losses(plan, name, f"filtered_{name}.log")
             file = FilteredFile(
-                path, losses, open_file=partial(_open_again, plan), left=partial(self._forget, path),
-                patient=plan.logs.when_full == "block",
+                self._disk_of(plan), partial(_opened, plan, path, Rotation()), losses,
+                patient=plan.logs.when_full == "block", on_room=self._pipes.wake,
+                on_closed=self._files.discard, left=partial(self._filtered.pop, path),
             )  # fmt: skip
             self._filtered[path] = file
             self._files.add(file)
         file.users += 1
         return file
-
-    def _forget(self, path: str) -> None:
-        self._files.discard(self._filtered.pop(path))
 
 
 class Stream:
@@ -180,7 +208,7 @@ class Stream:
         self.plan = plan
         self.name = name
         self.losses = losses
-        self.file: LogFile | None = None
+        self.file: HandedFile | None = None
         self.filtered: FilteredFile | None = None
         self.journal: tuple[Journal, Losses] | None = None
         self.pipe: Pipe | None = None
@@ -199,6 +227,8 @@ class Stream:
         pipe.sinks = tuple(sink for sink in (self.file, self._last) if sink is not None)
         if self.plan.logs.when_full == "block":
             pipe.gate = self._takes_more
+        elif self.file is not None or self._console is not None:
+            pipe.gate = self._keeps_up
         pipes.add(pipe)
 
     def started(self, pid: int) -> None:
@@ -210,6 +240,7 @@ class Stream:
         """What is in the pipe is read, and what cannot be written now is dropped."""
         if self.pipe is None:
             if self.file is not None:
+                self.file.give_up()
                 self.file.finish()
         elif self.pipe.fd >= 0:
             self.pipe.gate = None
@@ -220,6 +251,13 @@ class Stream:
         if self.filtered is not None:
             self.filtered.leave()
             self.filtered = None
+
+    def settle(self) -> None:
+        """What was written can be read, unless a disk is slow."""
+        if self.file is not None:
+            self.file.settle()
+        if self._console is not None:
+            self._console.settle()
 
     def _lines(self, pid: int) -> Iterator[Sink]:
         logs = self.plan.logs
@@ -238,9 +276,13 @@ class Stream:
     def _takes_more(self) -> bool:
         """Whether files and console take what is read next. journald is never waited for: it may be waiting for us."""
         files = (self.file, self.filtered)
-        return all(file is None or file.ready() for file in files) and (
+        return all(file is None or file.takes_more() for file in files) and (
             self._console is None or self._console.takes_more()
         )
+
+    def _keeps_up(self) -> bool:
+        """Whether disks are no further behind than they may be, or so far that they are not waited for."""
+        return (self.file is None or self.file.takes_more()) and (self._console is None or self._console.keeps_up())
 
 
 class Attached:
@@ -249,16 +291,15 @@ class Attached:
     ``stdin``, ``stdout`` and ``stderr`` are descriptors for the child; they are ours to close.
     """
 
-    __slots__ = ("_files", "_pipes", "child_ends", "errors", "plan", "stderr", "stdin", "stdout", "streams")
+    __slots__ = ("_pipes", "child_ends", "errors", "plan", "stderr", "stdin", "stdout", "streams")
 
-    def __init__(self, plan: WorkerPlan, pipes: Pipes, files: set[LogFile], null: int) -> None:
+    def __init__(self, plan: WorkerPlan, pipes: Pipes, null: int) -> None:
         self.plan = plan
         self.stdin = self.stdout = self.stderr = null
         self.child_ends: list[int] = []
-        self.errors: Begun | LogFile | LastBlocks | None = None
+        self.errors: Begun | LastBlocks | None = None
         self.streams: list[Stream] = []
         self._pipes = pipes
-        self._files = files
 
     def started(self, pid: int) -> None:
         """The worker has its descriptors: ours of them are closed, and what it writes is read from here on."""
@@ -297,13 +338,22 @@ class Attached:
         self._close_child_ends()
         for stream in self.streams:
             stream.close(self._pipes)
-            if stream.file is not None:
-                self._files.discard(stream.file)
+        for stream in self.streams:
+            stream.settle()
         self.streams.clear()
 
     def _close_child_ends(self) -> None:
         while self.child_ends:
             os.close(self.child_ends.pop())
+
+
+def _opened(plan: WorkerPlan, path: str, rules: Rotation, losses: Losses) -> LogFile:
+    """The log file of that name, as the worker's plan wants it. Raises ``OSError``."""
+    open_file = partial(_open_again, plan)
+    patient = plan.logs.when_full == "block"
+    if rules.max_bytes:
+        return RotatedFile(path, losses, rules, open_file=open_file, patient=patient)
+    return LogFile(path, losses, open_file=open_file, patient=patient)
 
 
 def _open_again(plan: WorkerPlan, path: str) -> int:

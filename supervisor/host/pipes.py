@@ -15,15 +15,18 @@ import termios
 from collections.abc import Callable
 from contextlib import suppress
 
-from supervisor.host.sinks import LINE_LIMIT, Sink
+from supervisor.host.sinks import Sink
 
-BLOCK = LINE_LIMIT
-"""Bytes of one read: what a pipe holds, unless it is enlarged (pipe(7))."""
+BLOCK = LARGE = 1 << 18
+"""Bytes of one read: what a pipe holds that we have enlarged. A new one holds a quarter of that (pipe(7))."""
 
 PIPES_A_TURN = 16
-"""Pipes read in one turn of the loop, a block each, however many are ready: a megabyte, some two milliseconds."""
+BYTES_A_TURN = 1 << 19
+"""Pipes read in one turn of the loop, a block each, however many are ready; fewer, if they are likely to bring more
+bytes than that: what has left the processor's cache by the time it is written costs twice as much.
+"""
 
-SHORT = BLOCK // 2
+SHORT = 1 << 15
 QUICK = 0.0002
 STREAK = 4
 GATHER_FOR = 0.001
@@ -37,11 +40,10 @@ REST_FOR = 0.01
 LONGEST_REST = 0.25
 """Seconds until a pipe whose gate was shut is looked at again: at first, and at most, if nothing changes."""
 
-LARGE = 1 << 18
 LARGE_PIPES = 64
-"""A pipe found with ``SHORT`` bytes or more after we waited is enlarged, so that its worker need not wait as well: so
-many at a time, a quarter of what the pipes of an unprivileged user may hold (pipe-user-pages-soft, pipe(7)). A pipe is
-rarely full to the brim: small writes are not split over pages.
+"""A pipe found with ``SHORT`` bytes or more is enlarged, so that its worker need not wait for each of our reads, and
+each brings more: so many at a time, a quarter of what the pipes of an unprivileged user may hold
+(pipe-user-pages-soft, pipe(7)). A pipe is rarely full to the brim: small writes are not split over pages.
 """
 
 
@@ -65,7 +67,9 @@ class Pipe:
 class Pipes:
     """Reads every pipe that flows; ``counts`` has the bytes read so far by the pipes' names."""
 
-    def __init__(self, counts: dict[tuple[str, str], int]) -> None:
+    def __init__(self, counts: dict[tuple[str, str], int], settle: Callable[[], object]) -> None:
+        """``settle`` is called after a turn that has brought much."""
+        self._settle = settle
         self._counts = counts
         self._pipes: dict[int, Pipe] = {}
         self._ready = select.epoll()
@@ -73,13 +77,14 @@ class Pipes:
         self._gathering: asyncio.TimerHandle | None = None
         self._turned_at = 0.0
         self._streak = 0
+        self._at_once = PIPES_A_TURN
         self._large = 0
         self._resting: set[Pipe] = set()
         self._waking: asyncio.TimerHandle | None = None
         self._rest_for = REST_FOR
         # glibc returns free memory at the top of the heap to the kernel and faults it in anew for the next block, which
         # doubles the cost of a tee. Freeing a mapping of this size raises that threshold to twice as much (mallopt(3)).
-        bytes(8 * BLOCK)
+        bytes(16 * BLOCK)
 
     def add(self, pipe: Pipe) -> None:
         """The pipe is ours to end, and rests. Needs a running loop; raises ``OSError`` (epoll_ctl(2))."""
@@ -116,6 +121,12 @@ class Pipes:
         for sink in pipe.sinks:
             sink.finish()
 
+    def wake(self) -> None:
+        """Pipes whose gates were shut are looked at again: something has changed."""
+        if self._waking is not None:
+            self._waking.cancel()
+            self._wake()
+
     def close(self) -> None:
         """Every pipe is drained and ended, and the loop knows nothing of us. Idempotent."""
         for pipe in list(self._pipes.values()):
@@ -130,12 +141,17 @@ class Pipes:
 
     def _turn(self) -> None:
         assert self._loop is not None
-        ready = self._ready.poll(0, PIPES_A_TURN)
+        ready = self._ready.poll(0, self._at_once)
         taken = 0
         for fd, _ in ready:
             pipe = self._pipes.get(fd)  # None: what an earlier one led to has closed it
             if pipe is not None:
                 taken += self._take(pipe)
+        if taken >= SHORT:
+            self._at_once = min(PIPES_A_TURN, max(1, BYTES_A_TURN * len(ready) // taken))
+            self._settle()
+        else:
+            self._at_once = PIPES_A_TURN
         now = self._loop.time()
         if now - self._turned_at > QUICK:
             self._streak = 0
@@ -160,7 +176,7 @@ class Pipes:
             return 0
         taken = len(block)
         self._counts[pipe.name] += taken
-        if taken >= SHORT and self._streak >= STREAK and not pipe.large and self._large < LARGE_PIPES:
+        if taken >= SHORT and not pipe.large and self._large < LARGE_PIPES:
             pipe.large = True
             self._large += 1
             with suppress(OSError):  # the user's limit is reached, or memory is short: it goes on as it is

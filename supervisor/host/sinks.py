@@ -25,7 +25,7 @@ class Sink(Protocol):
     """One of the places that a stream's bytes go to."""
 
     def write(self, block: bytes) -> object:
-        """Take the next bytes, at most ``LINE_LIMIT`` of them."""
+        """Take the next bytes."""
 
     def finish(self) -> None:
         """There are no more bytes: write what was held back, close what is open."""
@@ -72,6 +72,13 @@ class Losses:
         self._into = into or f"{stream}.log"
         self._waits = False
 
+    @property
+    def told_to(
+        self,
+    ) -> tuple[Mapping[str, str], str, dict[str, int], Callable[[Dropped], None] | None, str]:
+        """What another one of the same is made with."""
+        return self._labels, self._stream, self._totals, self._on_dropped, self._into
+
     def count(self, lost: int) -> None:
         """So many bytes are lost, outside of any episode."""
         self._totals[self._labels["group"]] += lost
@@ -84,6 +91,11 @@ class Losses:
         self.reason = reason
         if begins:
             self._tell(over=False)
+
+    def inherit(self, lost: int, reason: str) -> None:
+        """So many bytes are lost, counted and told of by another: the episode is ours to end."""
+        self.bytes += lost
+        self.reason = reason
 
     def end(self) -> None:
         """The episode, if there is one, is over."""
@@ -105,9 +117,12 @@ class Losses:
             self._tell(over=True, waits=True)
 
     def _tell(self, *, over: bool, waits: bool = False) -> None:
+        lost = 0 if waits else self.bytes
+        self._say(Dropped(self._labels, self._stream, lost, self.reason, over, self._into, waits))
+
+    def _say(self, dropped: Dropped) -> None:
         if self._on_dropped is not None:
-            lost = 0 if waits else self.bytes
-            self._on_dropped(Dropped(self._labels, self._stream, lost, self.reason, over, self._into, waits))
+            self._on_dropped(dropped)
 
 
 class Lines(ABC):
@@ -127,6 +142,21 @@ class Lines(ABC):
         self._held_bytes = 0
 
     def write(self, block: bytes) -> None:
+        if len(block) > self._limit and not self._has_short_lines(block):
+            for at in range(0, len(block), self._limit):
+                self._take(block[at : at + self._limit])
+        else:
+            self._take(block)
+
+    def _has_short_lines(self, block: bytes) -> bool:
+        """Whether no line in it is longer than ``_limit``, found without looking at all of it.
+
+        Such a line covers one of the stretches of half that length that begin at multiples of it.
+        """
+        step = self._limit // 2 or 1
+        return all(block.find(b"\n", at, at + step) >= 0 for at in range(0, len(block) - step + 1, step))
+
+    def _take(self, block: bytes) -> None:
         first = block.find(b"\n")
         parts = b""
         if self._held_bytes + (first if first >= 0 else len(block)) > self._limit:

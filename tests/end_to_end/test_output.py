@@ -54,7 +54,7 @@ def test_sigusr1_opens_the_files_anew(rankd: Start) -> None:
     daemon.wait_for("daemon.logs_reopened")
     os.kill(daemon.wait_for("worker.started")["pid"], signal.SIGURG)
     daemon.wait_for_line("line", count=2)
-    assert (moved.read_text(), log.read_text()) == ("line\n", "line\n")
+    until(lambda: (moved.read_text(), log.read_text()) == ("line\n", "line\n"), "a line in each file")
     assert daemon.stop() == 0
 
 
@@ -132,9 +132,9 @@ def test_a_log_directory_removed_under_us_stops_no_worker_and_the_next_attempt_h
     logs = daemon.directory / "state/logs"
     shutil.rmtree(logs)
     os.kill(daemon.wait_for("worker.started")["pid"], signal.SIGURG)
-    assert "stderr_tail" not in daemon.wait_for("worker.failed")
+    assert daemon.wait_for("worker.failed")["stderr_tail"] == "why"
     daemon.wait_for_line("up", count=2)
-    assert daemon.log("job", 1, 0).read_text() == "up\n"
+    until(lambda: daemon.log("job", 1, 0).read_text() == "up\n", "the line in the file")
     os.kill(daemon.wait_for("worker.started", count=2)["pid"], signal.SIGURG)
     assert daemon.wait_for("worker.failed", count=2)["stderr_tail"] == "why"
     assert daemon.wait() == 3

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from supervisor.host import logfile as under_test
 from supervisor.host.logfile import LogFile, RotatedFile, open_log
 from supervisor.host.sinks import Dropped, Losses
-from supervisor.host.tail import last_lines
 from supervisor.plan import Rotation
 from tests.host.observing import open_fds
 
@@ -215,16 +214,6 @@ def test_no_byte_is_lost_between_files_and_none_grows_beyond_twice_the_limit(
     files = all_of(path)
     assert b"".join(files) == b"".join(blocks)
     assert all(len(file) <= 2 * limit for file in files)
-
-
-def test_the_last_lines_reach_back_into_the_file_that_was_full_a_moment_ago(tmp_path: Path) -> None:
-    path = tmp_path / "stderr.log"
-    log = RotatedFile(str(path), Account().losses, Rotation(8, 3))
-    log.write(b"why\nthis\nhappened\n")
-    assert path.read_bytes() == b"happened\n"
-    assert last_lines(log.end()) == "why\nthis\nhappened"
-    log.finish()
-    assert last_lines(log.end()) == "why\nthis\nhappened"
 
 
 def test_a_rotation_that_fails_loses_nothing_and_is_noted_in_the_file(

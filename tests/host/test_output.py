@@ -11,8 +11,9 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,11 @@ NONE = Streams(0)
 class Worker:
     """A process with its output attached."""
 
-    def __init__(self, attached: Attached, process: subprocess.Popen[bytes], directory: Path) -> None:
+    def __init__(
+        self, attached: Attached, process: subprocess.Popen[bytes], directory: Path, settle: Callable[[], None]
+    ) -> None:
         self.attached = attached
+        self.settle = settle
         self.process = process
         self.directory = directory
 
@@ -50,6 +54,7 @@ class Worker:
     async def done(self) -> None:
         await self.ended()
         self.attached.close()
+        self.settle()
 
     @property
     def out(self) -> bytes:
@@ -91,7 +96,8 @@ class Host:
             argv, stdin=attached.stdin, stdout=attached.stdout, stderr=attached.stderr, start_new_session=True
         )
         attached.started(process.pid)
-        self.workers.append(Worker(attached, process, Path(plan.directory)))
+        settle = partial(self.settle, output or self.output)
+        self.workers.append(Worker(attached, process, Path(plan.directory), settle))
         return self.workers[-1]
 
     def python(self, program: str, rank: int = 0, output: Output | None = None, **rules: object) -> Worker:
@@ -99,6 +105,14 @@ class Host:
 
     def shell(self, program: str, rank: int = 0, output: Output | None = None, **rules: object) -> Worker:
         return self.start(["/bin/sh", "-c", program], rank, output, **rules)
+
+    def settle(self, output: Output) -> None:
+        """What was handed to the disks is written."""
+        for disk in output._disks.values():
+            while not disk.settle(10):
+                pass  # a call that has been waited for in vain
+        for console in self.consoles:
+            console.settle()
 
     def console(self, stream: int = 0) -> bytes:
         return os.pread(self.files[stream], 1 << 28, 0)
@@ -408,6 +422,7 @@ os.write(1, b"the end\\n")
         worker = host.python(program)
         writing = await anyio.to_thread.run_sync(os.open, go_ahead, os.O_WRONLY)  # once the worker has written it all
         worker.attached.drain()
+        worker.settle()
         filler.unlink()
         os.close(writing)
         await worker.done()
@@ -432,6 +447,7 @@ async def test_what_was_written_before_death_is_read_before_anybody_says_so(host
     worker.process.wait()
     assert worker.err == b""
     worker.attached.drain()
+    worker.settle()
     assert worker.err == b"last words"
     worker.attached.close()
     assert host.console(1) == b"[train0]:last words\n"

@@ -68,6 +68,7 @@ async def test_files_that_somebody_moves_under_a_flood_have_every_line_whole(hos
     log = worker.directory / "stdout.log"
     for number in range(9, 1, -1):
         await until(partial(has_grown, host.output.log_bytes["trainer", "stdout"]))
+        await until(log.exists)
         log.rename(f"{log}.{number}")
         host.output.reopen()
     await worker.done()

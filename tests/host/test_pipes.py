@@ -7,13 +7,16 @@ import fcntl
 import os
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
-from supervisor.host.pipes import BLOCK, GATHER_FOR, LARGE, PIPES_A_TURN, STREAK, Pipe, Pipes
+from supervisor.host.pipes import GATHER_FOR, LARGE, PIPES_A_TURN, STREAK, Pipe, Pipes
 from tests.host.observing import until
 
 LINE = 100
+PIPE = 1 << 16
+"""Bytes that a new pipe holds (pipe(7))."""
 
 
 class Echo:
@@ -40,7 +43,7 @@ class Reading:
 
     def __init__(self) -> None:
         self.counts: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self.pipes = Pipes(self.counts)
+        self.pipes = Pipes(self.counts, lambda: None)
         self.echoes: list[Echo] = []
 
     def echo(self, size: int) -> Echo:
@@ -70,7 +73,7 @@ async def reading() -> AsyncIterator[Reading]:
 async def test_every_pipe_has_its_turn_however_many_are_always_ready_and_a_turn_is_bounded(reading: Reading) -> None:
     count = 5 * PIPES_A_TURN
     for _ in range(count):
-        reading.echo(BLOCK)
+        reading.echo(PIPE)
     for _ in range(20):
         before = reading.blocks()
         await asyncio.sleep(0)
@@ -78,7 +81,7 @@ async def test_every_pipe_has_its_turn_however_many_are_always_ready_and_a_turn_
     served = [len(echo.blocks) for echo in reading.echoes]
     assert reading.blocks() >= 2 * count
     assert max(served) - min(served) <= 1
-    assert {size for echo in reading.echoes for size in echo.blocks} == {BLOCK}
+    assert {size for echo in reading.echoes for size in echo.blocks} == {PIPE}
 
 
 async def test_small_writes_in_quick_succession_are_gathered(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,8 +135,8 @@ async def test_a_pipe_that_fills_while_we_gather_is_enlarged_and_only_so_many_at
 
     async def fill(echo: Echo) -> None:
         echo.blocks.clear()
-        os.write(echo.writing, bytes(BLOCK // 2))
-        await until(lambda: max(echo.blocks, default=0) >= BLOCK // 2)
+        os.write(echo.writing, bytes(PIPE // 2))
+        await until(lambda: max(echo.blocks, default=0) >= PIPE // 2)
 
     for echo in (one, one, two, three):
         await fill(echo)
@@ -145,10 +148,11 @@ async def test_a_pipe_that_fills_while_we_gather_is_enlarged_and_only_so_many_at
     assert large(three)
 
 
-async def test_a_pipe_of_a_worker_that_writes_large_blocks_stays_as_it_is(reading: Reading) -> None:
-    echo = reading.echo(BLOCK)
-    await until(lambda: len(echo.blocks) > 20)
-    assert not large(echo)
+async def test_a_pipe_that_is_found_full_is_enlarged_and_then_read_in_larger_blocks(reading: Reading) -> None:
+    echo = reading.echo(PIPE)
+    await until(partial(large, echo))
+    os.write(echo.writing, bytes(LARGE - PIPE))
+    await until(lambda: max(echo.blocks) > PIPE)
 
 
 async def test_a_pipe_at_rest_is_not_read(reading: Reading) -> None:
@@ -165,9 +169,9 @@ async def test_a_pipe_at_rest_is_not_read(reading: Reading) -> None:
 
 
 async def test_a_drain_takes_what_was_there_and_not_what_comes_meanwhile(reading: Reading) -> None:
-    echo = reading.echo(BLOCK)
+    echo = reading.echo(PIPE)
     reading.pipes.drain(echo.pipe)
-    assert echo.blocks == [BLOCK]
+    assert echo.blocks == [PIPE]
 
 
 async def test_an_ended_pipe_is_forgotten_even_if_a_process_that_has_not_come_to_exec_yet_holds_it(

@@ -37,7 +37,7 @@ def one_by_one(prefix: bytes, written: bytes, limit: int) -> bytes:
 
 @given(
     prefix=st.binary(max_size=5).filter(lambda prefix: b"\n" not in prefix),
-    blocks=st.lists(st.lists(st.sampled_from([b"\n", b"a", b"bc", b"\xff\x00"]), min_size=1, max_size=8), max_size=20),
+    blocks=st.lists(st.lists(st.sampled_from([b"\n", b"a", b"bc", b"\xff\x00"]), min_size=1, max_size=60), max_size=10),
 )
 def test_console_lines_are_the_same_however_the_bytes_were_cut_into_blocks(
     prefix: bytes, blocks: list[list[bytes]]
@@ -50,6 +50,7 @@ def test_console_lines_are_the_same_however_the_bytes_were_cut_into_blocks(
     sink.finish()
     console.close()
     written = b"".join(b"".join(block) for block in blocks)
+    console.settle()
     shown = os.pread(file, 100_000, 0)
     os.close(file)
     assert shown == one_by_one(prefix, written, LIMIT)
@@ -63,6 +64,7 @@ def test_a_line_is_cut_only_where_it_is_too_long(size: int) -> None:
     line = bytes(range(64, 64 + size)) + b"\n"
     for at in range(0, len(line), LIMIT):
         sink.write(line[at : at + LIMIT])
+    console.settle()
     assert os.pread(file, 1000, 0) == one_by_one(b"> ", line, LIMIT)
     console.close()
     os.close(file)
@@ -77,6 +79,7 @@ def test_a_line_written_a_byte_at_a_time_is_held_in_few_pieces() -> None:
         sink.write(line[at : at + 2])
         assert len(sink._held) <= 64
     sink.write(b"\n")
+    console.settle()
     assert os.pread(file, 100_000, 0) == b"> " + line + b"\n"
     console.close()
     os.close(file)
@@ -106,6 +109,7 @@ def test_a_line_has_the_instant_at_which_it_was_read(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(clock, "now", lambda: 1.0)
     sink.write(b"ee\n")
     first, second = b"2001-09-09T01:46:40.250000Z 1|", b"2001-09-09T01:46:41.250000Z 1|"
+    console.settle()
     assert os.pread(file, 1000, 0) == first + b"one\n" + first + b"two\n" + second + b"three\n"
     console.close()
     os.close(file)
