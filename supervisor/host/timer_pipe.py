@@ -8,6 +8,7 @@ is a reader from before the first worker's start, and much room.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import json
 import math
@@ -25,6 +26,9 @@ ROOM = 1 << 20
 
 LINE = 4096
 """The longest line that a client sends (PIPE_BUF)."""
+
+NOT_NOW = frozenset({errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS})
+"""Errors of a read that may be tried again."""
 
 _BLOCK = 1 << 16
 _BLOCKS = 32
@@ -158,7 +162,9 @@ class TimerPipe:
         for _ in range(_BLOCKS):
             try:
                 block = os.read(self._fd, _BLOCK)
-            except BlockingIOError:
+            except OSError as error:  # nothing is there, or no memory for it now: we are woken again
+                if error.errno not in NOT_NOW:
+                    raise
                 return
             yield block
             if len(block) < _BLOCK:

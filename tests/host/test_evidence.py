@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +71,40 @@ async def test_a_process_that_has_ended_leaves_no_traces_and_breaks_nothing() ->
     gone = Peer(0, 0, 2**22 - 1, None, lambda: "its last words")
     text = await gather("it hangs", [gone], DumpRules(signal=10, wait=0.01), nobody)
     assert "its last words" in text
+
+
+async def test_what_all_ranks_together_write_has_a_bound_and_what_is_left_out_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evidence, "ROOM", 1000)
+    command = (sys.executable, "-S", "-c", "print('x' * 800)")
+    peers = [me(rank, last_lines="y" * 800) for rank in range(4)]
+    text = await gather("it hangs", peers, DumpRules(command=command, wait=20.0), nobody)
+    assert text.count("x" * 800) == 2, "the first one's, and of the others as much as there is room for"
+    assert text.count("x") - text.count("x" * 800) * 800 < 800
+    assert text.count("characters left out for want of room") == 2 + 3
+    assert text.count("y") < 1100
+
+
+async def test_one_process_with_a_crowd_of_threads_is_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "LOOKS_FOR", 0.0)
+    over = threading.Event()
+    crowd = [threading.Thread(target=over.wait) for _ in range(8)]
+    for thread in crowd:
+        thread.start()
+    text = await gather("it hangs", [me(0)], DumpRules(), nobody)
+    over.set()
+    for thread in crowd:
+        thread.join()
+    assert text.count("(thread of") == 0
+    assert "no more of it is looked at, for want of time" in text
+
+
+def test_a_second_finding_in_one_attempt_has_a_file_of_its_own(tmp_path: Path) -> None:
+    path = str(tmp_path / "evidence_0.txt")
+    assert [evidence.write(path, text) for text in ("one", "two")] == [path, str(tmp_path / "evidence_0.2.txt")]
+    assert [(tmp_path / name).read_text() for name in ("evidence_0.txt", "evidence_0.2.txt")] == ["one", "two"]
+    for _ in range(evidence.FINDINGS - 2):
+        evidence.write(path, "another")
+    with pytest.raises(FileExistsError):
+        evidence.write(path, "one too many")
