@@ -3,6 +3,9 @@
   PYTHON_WITH_TORCH_AND_RANKD timers.py [--reps 3] [--pairs 3000] [--samples 40] [--beats 1000] [--seconds 10]
 
 - requests a second from 8 clients of torch's own (FileTimerClient), a pair is acquire + release, and failed sends;
+  on few cores that measures the clients, each of which costs more than the server;
+- requests a second from 8 small clients (worker.c), which write prepared bytes to either server as fast as they can;
+- whether rankd takes 8 times what torch's server takes from these, offered at that rate, without a failed send;
 - expiry to kill with 1,000 live timers, beside those of torch's server with one;
 - CPU of a daemon with 1,000 live timers, of which none is due;
 - CPU of a daemon that hears a heartbeat a second from each of so many workers.
@@ -157,6 +160,35 @@ def throughput(pairs, clients=8):
             daemon.close()
 
 
+def small_throughput(program, requests, rate=0, clients=8):
+    """Requests a second and failed sends; ``rate`` is offered by all clients together, 0 for what they can."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.mkfifo(f"{folder}/gate")
+        daemon = Daemon(folder, [program, f"timers:{requests // clients}:{rate // clients}"], clients,
+                        env={"BENCH_EVENTS": f"{folder}/events", "BENCH_GATE": f"{folder}/gate"})
+        try:
+            wait(lambda: len(said(f"{folder}/events", "S")) == clients)
+            time.sleep(0.5)
+            gate = os.open(f"{folder}/gate", os.O_WRONLY)
+            wait(lambda: len(said(f"{folder}/events", "D")) == clients)
+            wait(lambda: daemon.metric("rankd_timers_active") == 100 * clients)
+            ended = time.monotonic()
+            os.close(gate)
+            done = said(f"{folder}/events", "D")
+            sent = (requests // clients + 100) * clients
+            return sent / (ended - min(int(line[4]) for line in done) / 1e9), sum(int(line[3]) for line in done)
+        finally:
+            daemon.close()
+
+
+def said(events, kind):
+    """The lines of that kind that the workers have written so far."""
+    if not os.path.exists(events):
+        return []
+    with open(events) as file:
+        return [line.split() for line in file if line.startswith(kind)]
+
+
 def latency(samples, live=LIVE):
     with tempfile.TemporaryDirectory() as folder:
         daemon = Daemon(folder, [sys.executable, "-S", "-c", HANGS, folder, str(live), "hang"], 1, restarts=samples)
@@ -201,14 +233,16 @@ def heartbeats(workers, seconds, program):
             daemon.close()
 
 
-def torch(pairs, samples):
+def torch(pairs, samples, program, requests):
     with tempfile.NamedTemporaryFile("r") as file:
         subprocess.run([sys.executable, os.path.join(HERE, "timerbench.py"), "--reps", "1", "--clients", "8",
-                        "--pairs", str(pairs), "--samples", str(samples), "--out", file.name],
+                        "--pairs", str(pairs), "--samples", str(samples), "--program", program,
+                        "--requests", str(requests), "--out", file.name],
                        check=True, stdout=subprocess.DEVNULL)
         rows = [json.loads(line) for line in file]
     (many,) = [row for row in rows if row["suite"] == "timer"]
-    return (many["requests_per_s"], many["client_failed"],
+    (small,) = [row for row in rows if row["suite"] == "timersmall"]
+    return (many["requests_per_s"], many["client_failed"], small["requests_per_s"], small["client_failed"],
             [row["expiry_to_kill_ms"] for row in rows if row["suite"] == "timerkill"])
 
 
@@ -216,38 +250,52 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reps", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=3000)
+    parser.add_argument("--requests", type=int, default=400000, help="of the small clients; torch's server gets a tenth")
     parser.add_argument("--samples", type=int, default=40)
     parser.add_argument("--beats", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=10)
     args = parser.parse_args()
     compiler = shutil.which("cc") or shutil.which("gcc") or sys.exit("no C compiler found: apt-get install gcc libc6-dev")
     theirs, ours, kills, failed = [], [], {"torch": [], "rankd": []}, 0
-    for rep in range(args.reps):
-        rate, torch_failed, late = torch(args.pairs, max(1, args.samples // 4))
-        theirs.append(rate)
-        kills["torch"] += late
-        rate, ours_failed = throughput(args.pairs)
-        ours.append(rate)
-        failed += ours_failed
-        kills["rankd"] += latency(args.samples)
-        print(f"rep {rep}: requests/s torch {theirs[-1]:.0f} ({torch_failed} failed sends), rankd {rate:.0f} ({ours_failed})",
-              flush=True)
+    small_theirs, small_ours, offered, offered_failed = [], [], [], 0
     with tempfile.TemporaryDirectory() as folder:
         program = os.path.join(folder, "worker")
         subprocess.run([compiler, "-O2", "-static", "-o", program, os.path.join(HERE, "worker.c")], check=True)
+        for rep in range(args.reps):
+            rate, torch_failed, small, small_failed, late = torch(
+                args.pairs, max(1, args.samples // 4), program, args.requests // 10)
+            theirs.append(rate)
+            small_theirs.append(small)
+            kills["torch"] += late
+            rate, ours_failed = throughput(args.pairs)
+            ours.append(rate)
+            failed += ours_failed
+            rate, flat_out_failed = small_throughput(program, args.requests)
+            small_ours.append(rate)
+            rate, at_rate_failed = small_throughput(program, args.requests, rate=int(8.2 * small))
+            offered.append(rate / small)
+            offered_failed += at_rate_failed
+            kills["rankd"] += latency(args.samples)
+            print(f"rep {rep}: requests/s (failed sends): torch's clients: torch {theirs[-1]:.0f} ({torch_failed}), "
+                  f"rankd {ours[-1]:.0f} ({ours_failed}); small clients: torch {small:.0f} ({small_failed}), "
+                  f"rankd {small_ours[-1]:.0f} ({flat_out_failed}); rankd offered 8.2x torch's: {rate:.0f} "
+                  f"({at_rate_failed})", flush=True)
         heard, share = heartbeats(args.beats, args.seconds, program)
     quiet = idle(args.seconds)
-    ratio = statistics.median(ours) / statistics.median(theirs)
+    ratio = statistics.median(offered)
     late = sorted(kills["rankd"])
     p99 = late[min(len(late) - 1, int(len(late) * 0.99))]
     bars = [
         ("requests a second, of torch's", ratio, 8.0, ratio >= 8, "x"),
-        ("failed sends", failed, 0, failed == 0, ""),
+        ("failed sends then", offered_failed, 0, offered_failed == 0, ""),
+        ("failed sends of torch's own clients", failed, 0, failed == 0, ""),
         ("expiry to kill, median", statistics.median(late), 5.0, statistics.median(late) <= 5, " ms"),
         ("expiry to kill, p99", p99, 20.0, p99 <= 20, " ms"),
         (f"CPU in {args.seconds:g} s with {LIVE} timers", quiet, 5.0, quiet <= 5, " ms"),
         (f"CPU at {heard:.0f} heartbeats a second", share, 10.0, share < 10, " % of a core"),
     ]
+    print(f"as fast as the clients can: torch's clients {statistics.median(ours) / statistics.median(theirs):.1f}x, "
+          f"small clients {statistics.median(small_ours) / statistics.median(small_theirs):.1f}x torch's server")
     print(f"torch's own expiry to kill, median: {statistics.median(kills['torch']):.1f} ms")
     for what, found, bar, reached, unit in bars:
         print(f"{'reached' if reached else 'MISSED '}  {what}: {found:.2f}{unit} (bar: {bar:g}{unit})")

@@ -187,6 +187,7 @@ class Daemon:
                 tell=self._tell,
                 last_lines=self._processes.last_lines,
                 leave_alone=self._containment.leave_alone,
+                ran=self._turns.ran,
                 keeps_state=self._keeps_state,
             )
             self._counts.watched = self._vigils.by_group

@@ -76,7 +76,8 @@ class WatchdogRules:
 
     ``boot``: from its start to its first word. ``start_timeout``: from its start to READY=1, or to the first good
     answer to its probe. ``heartbeat``: between two WATCHDOG=1. ``out_of_section``: with no section open that has a
-    limit. ``stopping``: from STOPPING=1 to its end; 0: the waits of the stop ladder. ``uninterruptible``: in a sleep that no signal ends; who is, is not healthy.
+    limit. ``stopping``: from STOPPING=1 to its end; 0: the waits of the stop ladder. ``uninterruptible``: in a sleep
+    that no signal ends; who is, is not healthy.
     ``timer_file``: torch's timers are taken, from a pipe at ``timer_path`` if that is not empty. ``notify``: so are
     words by sd_notify(3).
     """

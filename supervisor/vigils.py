@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -33,6 +34,7 @@ from supervisor.core.messages import (
     WorkerStarted,
     WorkerUnready,
 )
+from supervisor.core.sparing import Sparing
 from supervisor.core.timers import TimerExpired
 from supervisor.core.watchdog import Expired
 from supervisor.host import evidence
@@ -60,10 +62,12 @@ class Vigils:
         tell: Callable[[Event], None],
         last_lines: Callable[[str, Worker], str],
         leave_alone: Callable[[int], None],
+        ran: Callable[[float], float] = lambda _by: float("-inf"),
         keeps_state: bool = True,
     ) -> None:
         """``whose``: which worker of that group a process belongs to. ``who``: how events call a worker.
         ``last_lines``: the end of a worker's stderr. ``leave_alone`` is told of children of ours that are no workers.
+        ``ran``: at which last instant up to the given one the loop was running.
         ``keeps_state``: what is learnt is kept in the state directory, which is ours.
         Raises ``Unusable`` when there can be no doors, and leaves nothing behind then.
         """
@@ -73,9 +77,12 @@ class Vigils:
         self._tell = tell
         self._last_lines = last_lines
         self._leave_alone = leave_alone
+        self._ran = ran
+        self._refusals: defaultdict[str, Sparing] = defaultdict(Sparing)
         self._plan = plan
         self._tasks: TaskGroup | None = None
         self._looked_for: dict[str, list[Worker]] = {}
+        self._patience: dict[str, anyio.CancelScope] = {}
         self._pids: dict[tuple[str, Worker], int] = {}
         self._vigils: dict[str, Vigil] = {}
         self._sleepers = {
@@ -86,14 +93,17 @@ class Vigils:
         self._jumped_at = float("-inf")
         self._learnt: LearntFile | None = None
         watched = [group for group in plan.groups.values() if group.watchdog.timer_file or group.watchdog.notify]
-        self._directory = _own_directory(plan.runtime_dir) if watched else None
+        self._directory: tuple[str, int] | None = None
         try:
+            if watched:
+                self._directory = _own_directory(plan.runtime_dir)
             for group in watched:
                 self._vigils[group.name] = self._vigil(plan.runtime_dir, group)
         except (OSError, NotStarted) as error:
             self.close()
             why = error.strerror if isinstance(error, OSError) else error
-            raise Unusable(f"{plan.runtime_dir}: no doors for the workers of {group.name} there: {why}") from error
+            names = " and ".join(one.name for one in watched if one.name not in self._vigils)
+            raise Unusable(f"{plan.runtime_dir}: no doors for the workers of {names} there: {why}") from error
 
         if keeps_state and any(group.watchdog.auto.sections for group in watched):
             self._learnt = LearntFile(plan.state_dir, self._all_learnt, self._unkept)
@@ -132,6 +142,8 @@ class Vigils:
                     vigil.ended(worker, pid)
                 if sleepers is not None:
                     sleepers.ended(worker)
+                if group in self._patience and not any(name == group for name, _ in self._pids):
+                    self._patience[group].cancel()
 
     def with_words(self, snapshot: Snapshot) -> Snapshot:
         """With what the workers have said of themselves."""
@@ -188,6 +200,7 @@ class Vigils:
             stood_still=self._stood_still,
             probed=group.probe is not None,
             learnt=self._has_learnt,
+            ran=self._ran,
             user=user,
         )
 
@@ -210,12 +223,11 @@ class Vigils:
 
     async def _take_evidence(self, group: str, worker: Worker, reason: str) -> None:
         path = ""
-        try:
-            if (group, worker) in self._pids:
+        if (group, worker) in self._pids:
+            with anyio.CancelScope(shield=True):  # it is soon done, at the latest when the last of the group has ended
                 path = await self._evidence(group, worker, reason)
-        finally:
-            for one in self._looked_for.pop(group):
-                self._post(group, EvidenceTaken(one, path))
+        for one in self._looked_for.pop(group):
+            self._post(group, EvidenceTaken(one, path))
 
     def _found(self, group: str, worker: Worker, expired: Expired) -> None:
         pid = self._pids.get((group, worker), 0)
@@ -238,14 +250,17 @@ class Vigils:
         plan, who = self._plan.groups[group], self._who(group, worker)
         others = [one for name, one in self._pids if name == group and one != worker]
         peers = [self._peer(group, one) for one in (worker, *others)]
-        text = await evidence.gather(f"rank {who.rank} {reason}", peers, plan.watchdog.dump, self._leave_alone)
+        patience = self._patience[group] = anyio.CancelScope()
+        dump = plan.watchdog.dump
+        text = await evidence.gather(f"rank {who.rank} {reason}", peers, dump, self._leave_alone, patience)
+        del self._patience[group]
         path = f"{attempts_dir(self._plan, plan)}/attempt_{who.attempt}/evidence_{who.local_rank}.txt"
         try:
-            evidence.write(path, text)
+            path = evidence.write(path, text)
         except OSError as error:
-            self._tell(events.worker_dumped(clock.now(), who, path, error.strerror or str(error)))
+            self._tell(events.worker_dumped(clock.now(), who, reason, path, error.strerror or str(error)))
             return ""
-        self._tell(events.worker_dumped(clock.now(), who, path, ""))
+        self._tell(events.worker_dumped(clock.now(), who, reason, path, ""))
         return path
 
     def _peer(self, group: str, worker: Worker) -> evidence.Peer:
@@ -280,7 +295,10 @@ class Vigils:
         self._tell(events.daemon_learnt_unkept(clock.now(), why))
 
     def _refused(self, group: str, expired: TimerExpired) -> None:
-        self._tell(events.timer_refused(clock.now(), group, expired.pid, expired.scope))
+        now = clock.now()
+        left_out = self._refusals[group].tell(now)
+        if left_out is not None:
+            self._tell(events.timer_refused(now, group, expired.pid, expired.scope, left_out))
 
 
 def _with_words(vigil: Vigil, view: WorkerView) -> WorkerView:

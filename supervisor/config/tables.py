@@ -252,7 +252,7 @@ class Watchdog(Table):
         "From its start to READY=1, or to a first good answer to its probe; only then is a worker ready. "
         "0: without a probe it is ready when it has started.",
     )
-    heartbeat: Duration = key("0s", "Between two WATCHDOG=1; from the start on where nobody has to say that it is ready.")
+    heartbeat: Duration = key("0s", "Between two WATCHDOG=1; from the start on where nobody is to say that it is up.")
     sections: dict[SectionName, SectionLimit] = key(
         {}, "The longest that a section of that name may last; auto: learnt from those that ended in time."
     )

@@ -189,10 +189,11 @@ def worker_uninterruptible(at: float, who: Who, pid: int, limit: float, details:
     return Event("worker.uninterruptible", level, at, f"rank {who.rank} {words}", who.group, fields)
 
 
-def worker_dumped(at: float, who: Who, evidence: str, why: str) -> Event:
-    """What it and its peers did is in the file ``evidence``; with ``why`` it could not be written."""
-    words = f"rank {who.rank}: what it and its peers did is {'not written to' if why else 'in'} {evidence}"
-    fields = {**_of(who), "evidence": evidence, **({"error": why} if why else {})}
+def worker_dumped(at: float, who: Who, reason: str, evidence: str, why: str) -> Event:
+    """What it and its peers did is in the file ``evidence``, for that ``reason``; with ``why`` it could not be
+    written."""
+    words = f"rank {who.rank} {reason}: what it and its peers did is {'not written to' if why else 'in'} {evidence}"
+    fields = {**_of(who), "reason": reason, "evidence": evidence, **({"error": why} if why else {})}
     return Event(
         "worker.dumped", "warning" if why else "info", at, f"{words}{f': {why}' if why else ''}", who.group, fields
     )
@@ -206,11 +207,13 @@ def timer_reported(at: float, who: Who, pid: int, reason: str) -> Event:
     )  # fmt: skip
 
 
-def timer_refused(at: float, group: str, pid: int, scope: str) -> Event:
-    """A timer has expired whose process is none of the group's workers': nobody is ended for it."""
+def timer_refused(at: float, group: str, pid: int, scope: str, left_out: int = 0) -> Event:
+    """A timer has expired whose process is none of the group's workers': nobody is ended for it. Anybody can write
+    such timers: ``left_out`` were not told of since the last that was."""
+    words = f"a timer of process {pid} has expired, which is no worker of {group}"
     return Event(
-        "timer.refused", "warning", at, f"a timer of process {pid} has expired, which is no worker of {group}", group,
-        {"pid": pid, "scope": scope, "reason": "not a process of this group's workers"},
+        "timer.refused", "warning", at, f"{words}{f'; so have {left_out} others before' if left_out else ''}", group,
+        {"pid": pid, "scope": scope, "reason": "not a process of this group's workers", "left_out": left_out},
     )  # fmt: skip
 
 

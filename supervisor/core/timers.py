@@ -43,9 +43,8 @@ class TimerExpired:
     at: float
 
 
-class _Key(NamedTuple):
-    pid: int
-    scope: str
+_Key = tuple[int, str]
+"""The process and the scope. Not by name: one is made for each request, and a thousand when a process is judged."""
 
 
 class _Timer(NamedTuple):
@@ -75,7 +74,7 @@ class Timers:
         than it ought to be, so nobody is ended for another's name.
         """
         pid, scope, at, signal = request
-        key = _Key(pid, scope)
+        key = (pid, scope)
         running = self._set.get(pid, {}).get(scope)
         if at is None:
             if running is not None:
@@ -95,9 +94,10 @@ class Timers:
 
     def forget(self, pid: int) -> None:
         """The process has ended, or has been judged: it has no timers any more."""
-        for scope, running in self._set.pop(pid, {}).items():
-            self._count -= len(running)
-            self._deadlines.drop(_Key(pid, scope))
+        scopes = self._set.pop(pid, None)
+        if scopes is not None:
+            self._count -= sum(map(len, scopes.values()))
+            self._deadlines.drop_all([(pid, scope) for scope in scopes])
 
     def clear(self) -> None:
         """No process has any."""
@@ -115,13 +115,14 @@ class Timers:
         if due is None:
             return None
         key, at = due
-        running = self._set[key.pid][key.scope]
+        pid, scope = key
+        running = self._set[pid][scope]
         timer = running[0]
         if timer.signal > 0:
-            self.forget(key.pid)
+            self.forget(pid)
         else:
             self._finish(key, running)
-        return TimerExpired(key.pid, key.scope, timer.signal, timer.set_at, at)
+        return TimerExpired(pid, scope, timer.signal, timer.set_at, at)
 
     def put_off(self, by: float) -> None:
         """All that are set are due so many seconds later."""
@@ -135,10 +136,11 @@ class Timers:
             self._set_first(key, running)
             return
         self._deadlines.drop(key)
-        scopes = self._set[key.pid]
-        del scopes[key.scope]
+        pid, scope = key
+        scopes = self._set[pid]
+        del scopes[scope]
         if not scopes:
-            del self._set[key.pid]
+            del self._set[pid]
 
     def _set_first(self, key: _Key, running: list[_Timer]) -> None:
         self._deadlines.set(key, running[0].at + self._deadlines.late_by)

@@ -193,8 +193,10 @@ class Watchdog:
         if watched is None:
             return
         self._dismiss(watched)
-        self.timers.forget(watched.pid)
-        del self._watched[worker.rank], self._by_pid[watched.pid]
+        del self._watched[worker.rank]
+        if self._by_pid[watched.pid] is watched:  # else the number is another's already
+            self.timers.forget(watched.pid)
+            del self._by_pid[watched.pid]
         if not self._watched:
             self.timers.clear()
 

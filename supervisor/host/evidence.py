@@ -18,7 +18,7 @@ from supervisor import clock
 from supervisor.core.watchdog import Told
 from supervisor.host.hook import run_command
 from supervisor.host.proc import read_process, send
-from supervisor.host.threads import family, read, threads, where
+from supervisor.host.threads import family, read, where
 from supervisor.plan import DumpRules, handed_on, substitute
 
 SLICE = 0.003
@@ -27,11 +27,17 @@ SLICE = 0.003
 LOOKS_FOR = 0.25
 """Seconds that looking at /proc may take; who has not been looked at by then is named."""
 
+ROOM = 1 << 21
+"""Characters of each kind of evidence, of all ranks together but the first; what is left out beyond is said."""
+
 AT_A_TIME = 8
 """Commands that run at a time."""
 
 DUMP = 1 << 18
 """Bytes that a command may write."""
+
+FINDINGS = 16
+"""Files of evidence of one worker in one attempt."""
 
 _STATUS = ("VmRSS:", "Threads:", "SigPnd:", "SigBlk:", "SigIgn:", "SigCgt:")
 
@@ -47,37 +53,79 @@ class Peer:
     last_lines: Callable[[], str]
 
 
-async def gather(reason: str, peers: Sequence[Peer], dump: DumpRules, leave_alone: Callable[[int], None]) -> str:
+async def gather(
+    reason: str, peers: Sequence[Peer], dump: DumpRules, leave_alone: Callable[[int], None],
+    patience: anyio.CancelScope,
+) -> str:  # fmt: skip
     """The evidence as text. The first of the peers is the one that hangs; ``reason`` says why it is taken to.
 
-    With a signal or command it takes up to ``dump.wait`` seconds longer. ``leave_alone`` is told the pids of commands.
+    With a signal or command it takes up to ``dump.wait`` seconds longer, unless ``patience`` is cancelled before: then
+    it is what is known by then. ``leave_alone`` is told the pids of commands.
     """
     if dump.signal:
         for peer in peers:
             _signal(peer.pid, dump.signal)
     dumps: dict[int, str] = {}
-    async with anyio.create_task_group() as tasks:
-        if dump.signal:
-            tasks.start_soon(anyio.sleep, dump.wait)  # nobody tells when it is done
-        if dump.command:
-            tasks.start_soon(_run, peers, dump, leave_alone, dumps)
-        parts = [[reason, clock.rfc3339(clock.now())], ["What the ranks say of themselves:", *map(_said, peers)]]
-        parts.append(["Where their threads are:", *await _look(peers)])
+    said, last_lines = _Room(), _Room()
+    parts = [
+        [reason, clock.rfc3339(clock.now())],
+        ["What the ranks say of themselves:", *(said.take(_said(peer)) for peer in peers)],
+        ["Where their threads are:"],
+    ]
+    with patience:
+        async with anyio.create_task_group() as tasks:
+            if dump.signal:
+                tasks.start_soon(anyio.sleep, dump.wait)  # nobody tells when it is done
+            if dump.command:
+                tasks.start_soon(_run, peers, dump, leave_alone, dumps)
+            await _look(peers, parts[-1])
     if dump.command:
-        parts.append([f"What {dump.command[0]} says of them:", *(_titled(peer, dumps[peer.rank]) for peer in peers)])
-    parts.append(["The last lines of their stderr:", *(_titled(peer, peer.last_lines()) for peer in peers)])
+        told = [_titled(peer, dumps.get(peer.rank, "the group had ended")) for peer in peers]
+        parts.append([f"What {dump.command[0]} says of them:", *told])
+    parts.append(
+        ["The last lines of their stderr:", *(_titled(peer, last_lines.take(peer.last_lines())) for peer in peers)]
+    )
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
-def write(path: str, text: str) -> None:
-    """A file that was not there before. Raises ``OSError``."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+class _Room:
+    """Room for one kind of evidence, first come, first served."""
+
+    def __init__(self) -> None:
+        self._left = ROOM
+
+    def take(self, text: str) -> str:
+        """As much of the text as there is room for, with words for the rest."""
+        kept = text[: self._left]
+        self._left -= len(kept)
+        return (
+            kept
+            if len(kept) == len(text)
+            else f"{kept}\n({len(text) - len(kept)} characters left out for want of room)"
+        )
+
+
+def write(path: str, text: str) -> str:
+    """A file that was not there before, and its path: with a number behind the name where there are others of that
+    name already. Raises ``OSError``."""
+    stem, suffix = os.path.splitext(path)
+    number = 1
+    while True:
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            break
+        except FileExistsError:
+            number += 1
+            if number > FINDINGS:
+                raise
+            path = f"{stem}.{number}{suffix}"
     try:
         left = text.encode(errors="replace")
         while left:
             left = left[os.write(file, left) :]
     finally:
         os.close(file)
+    return path
 
 
 def _said(peer: Peer) -> str:
@@ -92,25 +140,32 @@ def _said(peer: Peer) -> str:
     return f"rank {peer.rank} (pid {peer.pid}): {'; '.join(words) or 'nothing'}"
 
 
-async def _look(peers: Sequence[Peer]) -> list[str]:
-    lines: list[str] = []
+async def _look(peers: Sequence[Peer], lines: list[str]) -> None:
     began_at = slice_at = clock.now()
     for number, peer in enumerate(peers):
-        lines.append(f"rank {peer.rank}:")
-        for pid in family(peer.pid):
-            status = read(f"/proc/{pid}/status").splitlines()
-            lines.append(f"  {pid}: {', '.join(' '.join(line.split()) for line in status if line.startswith(_STATUS))}")
-            for thread in threads(pid):
-                call = read(f"/proc/{pid}/task/{thread.tid}/syscall").strip()
-                lines.append(f"    {where(thread)}{f' (system call {call})' if call else ''}")
-                if clock.now() - slice_at > SLICE:
-                    await anyio.lowlevel.checkpoint()
-                    slice_at = clock.now()
-        if clock.now() - began_at > LOOKS_FOR and number + 1 < len(peers):
-            left = ", ".join(str(one.rank) for one in peers[number + 1 :])
+        if number and clock.now() - began_at > LOOKS_FOR:
+            left = ", ".join(str(one.rank) for one in peers[number:])
             lines.append(f"not looked at, for want of time: ranks {left}")
             break
-    return lines
+        lines.append(f"rank {peer.rank}:")
+        pid = 0
+        for thread in family(peer.pid):
+            if thread.pid != pid:
+                pid = thread.pid
+                lines.append(f"  {pid}: {_status(pid)}")
+            call = read(f"/proc/{pid}/task/{thread.tid}/syscall").strip()
+            lines.append(f"    {where(thread)}{f' (system call {call})' if call else ''}")
+            if clock.now() - began_at > LOOKS_FOR:
+                lines.append("    no more of it is looked at, for want of time")
+                break
+            if clock.now() - slice_at > SLICE:
+                await anyio.lowlevel.checkpoint()
+                slice_at = clock.now()
+
+
+def _status(pid: int) -> str:
+    status = read(f"/proc/{pid}/status").splitlines()
+    return ", ".join(" ".join(line.split()) for line in status if line.startswith(_STATUS))
 
 
 async def _run(
@@ -118,11 +173,12 @@ async def _run(
 ) -> None:
     """The command for each, the first one first, until the time is over."""
     until = clock.now() + dump.wait
-    several = anyio.CapacityLimiter(AT_A_TIME)
+    several, room = anyio.CapacityLimiter(AT_A_TIME), _Room()
 
     async def one(peer: Peer) -> None:
         async with several:
-            dumps[peer.rank] = await _output(peer, dump, round(until - clock.now(), 2), leave_alone)
+            written = await _output(peer, dump, round(until - clock.now(), 2), leave_alone)
+        dumps[peer.rank] = written if peer is peers[0] else room.take(written)
 
     async with anyio.create_task_group() as tasks:
         for peer in peers:

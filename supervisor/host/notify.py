@@ -16,6 +16,7 @@ from contextlib import suppress
 
 from supervisor.core.messages import Worker
 from supervisor.core.watchdog import HEARTBEAT, Notice
+from supervisor.host.timer_pipe import NOT_NOW
 
 LARGEST = 4096
 """Bytes of a datagram at most, as with systemd (NOTIFY_BUFFER_MAX)."""
@@ -119,6 +120,7 @@ class NotifySocket:
         self._view = memoryview(self._buffer)
         self._into = [self._buffer]
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting = max(A_TURN, _queue() + 1)
         self._path = path if len(os.fsencode(path)) <= _PATH else ""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
@@ -146,15 +148,20 @@ class NotifySocket:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self.drain)
 
+    def drain_all(self) -> None:
+        """Take all that was there before, however many the kernel lets wait: what comes meanwhile may be left."""
+        self._drain(self._waiting)
+
     def drain(self) -> None:
         """Take what is there now, one datagram after the other: each is acted on before the next is received."""
-        for _ in range(A_TURN):
+        self._drain(A_TURN)
+
+    def _drain(self, most: int) -> None:
+        for _ in range(most):
             try:
                 size, control, flags, _ = self._socket.recvmsg_into(self._into, _CONTROL)
-            except BlockingIOError:
-                return
-            except OSError:
-                if self._socket.fileno() < 0:  # closed, by what the last one led to
+            except OSError as error:  # no memory for it now: we are woken again
+                if error.errno in NOT_NOW or self._socket.fileno() < 0:  # closed, by what the last one led to
                     return
                 raise
             self._take(size, control, flags)
@@ -184,6 +191,13 @@ class NotifySocket:
         if self._path:
             with suppress(OSError):
                 os.unlink(self._path)
+
+
+def _queue() -> int:
+    """Datagrams that a socket made now lets wait (unix(7))."""
+    with suppress(OSError, ValueError), open("/proc/sys/net/unix/max_dgram_qlen", encoding="ascii") as file:
+        return int(file.read())
+    return 0
 
 
 def _sender(control: list[tuple[int, int, bytes]]) -> int:

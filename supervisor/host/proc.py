@@ -38,6 +38,7 @@ class Process(NamedTuple):
     group: int
     session: int
     started: int
+    threads: int = 1
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -46,7 +47,8 @@ class Process(NamedTuple):
 
     @property
     def dead(self) -> bool:
-        return self.state in "ZX"
+        """Of a process whose main thread has ended, and others have not, the kernel says Z as well."""
+        return self.state in "ZX" and self.threads <= 1
 
     def __str__(self) -> str:
         return f"{self.pid} {self.name}"
@@ -72,7 +74,8 @@ def read_process(pid: int) -> Process | None:
     head, _, tail = data.rpartition(b") ")  # a name may contain anything, brackets and spaces too
     fields = tail.split(None, 20)
     name = head.partition(b"(")[2].decode("utf-8", "backslashreplace")
-    return Process(pid, name, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+    parent, group, session, count, started = (int(fields[index]) for index in (1, 2, 3, 17, 19))
+    return Process(pid, name, fields[0].decode(), parent, group, session, started, count)
 
 
 def open_proved(process: Process) -> int | None:

@@ -7,18 +7,18 @@ was let go between two looks has run since, which its count of context switches 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from supervisor import clock
 from supervisor.core.messages import Worker
-from supervisor.host.threads import Thread, family, switches, threads, where
+from supervisor.host.threads import Thread, family, switches, where
 
 LOOKS = 4
 """Looks within the limit."""
 
-AT_A_STRETCH = 8
-"""Workers that are looked at before the loop may serve others."""
+SLICE = 0.003
+"""Seconds of looking at a stretch before the loop may serve others."""
 
 
 class _Sleep(NamedTuple):
@@ -52,8 +52,8 @@ class Sleepers:
         self._held = held
         self._let_go = let_go
         self._watched: dict[Worker, _Watched] = {}
-        self._queue: list[Worker] = []
-        self._next: asyncio.TimerHandle | None = None
+        self._looking: Iterator[None] = iter(())
+        self._next: asyncio.Handle | None = None
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -78,30 +78,43 @@ class Sleepers:
         if self._next is not None:
             self._next.cancel()
             self._next = None
+        self._looking = iter(())
 
     def _look_after(self, pause: float) -> None:
+        self._looking = self._look_at_all()
         self._next = self._loop.call_later(pause, self._look)
 
     def _look(self) -> None:
-        self._queue = self._queue or list(self._watched)
-        stretch, self._queue = self._queue[:AT_A_STRETCH], self._queue[AT_A_STRETCH:]
-        self._look_after(0.0 if self._queue else self._limit / LOOKS)
-        for worker in stretch:
-            watched = self._watched.get(worker)
-            if watched is not None:
-                self._look_at(worker, watched)
+        looking, until = self._looking, clock.now() + SLICE
+        for _ in looking:
+            if self._looking is not looking:  # closed, by what the last one led to
+                return
+            if clock.now() >= until:
+                self._next = self._loop.call_soon(self._look)
+                return
+        if self._looking is looking:
+            self._look_after(self._limit / LOOKS)
 
-    def _look_at(self, worker: Worker, watched: _Watched) -> None:
-        now = clock.now()
-        sleeping = [thread for pid in family(watched.pid) for thread in threads(pid) if thread.state == "D"]
-        before, watched.sleeps = watched.sleeps, {thread.tid: _sleep(thread, now) for thread in sleeping}
+    def _look_at_all(self) -> Iterator[None]:
+        for worker, watched in list(self._watched.items()):
+            if self._watched.get(worker) is watched:
+                yield from self._look_at(worker, watched)
+
+    def _look_at(self, worker: Worker, watched: _Watched) -> Iterator[None]:
+        sleeps: dict[int, _Sleep] = {}
         held: Thread | None = None
-        for thread in sleeping:
-            earlier = before.get(thread.tid)
-            if earlier is not None and earlier[1:] == watched.sleeps[thread.tid][1:]:
-                watched.sleeps[thread.tid] = earlier
-                if held is None and now - earlier.since >= self._limit:
-                    held = thread
+        for thread in family(watched.pid):
+            if thread.state == "D":
+                sleep, earlier = _sleep(thread), watched.sleeps.get(thread.tid)
+                if earlier is not None and earlier[1:] == sleep[1:]:
+                    if held is None and sleep.since - earlier.since >= self._limit:
+                        held = thread
+                    sleep = earlier
+                sleeps[thread.tid] = sleep
+            yield
+            if self._watched.get(worker) is not watched:  # it has ended meanwhile, and its number may be another's
+                return
+        watched.sleeps = sleeps
         if held is not None and not watched.held:
             watched.held = True
             self._held(worker, held.pid, where(held))
@@ -110,5 +123,5 @@ class Sleepers:
             self._let_go(worker)
 
 
-def _sleep(thread: Thread, now: float) -> _Sleep:
-    return _Sleep(now, thread.seen.identity, switches(thread))
+def _sleep(thread: Thread) -> _Sleep:
+    return _Sleep(clock.now(), thread.seen.identity, switches(thread))

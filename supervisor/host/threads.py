@@ -34,25 +34,21 @@ class Thread(NamedTuple):
         return self.seen.state
 
 
-def threads(pid: int) -> Iterator[Thread]:
-    """The threads of that process, its main one first; none if it has ended."""
-    for tid in _tids(pid):
-        seen = None
-        with suppress(OSError):  # short of descriptors: it is as if it were not there
-            seen = read_process(tid)
-        if seen is not None:
-            yield Thread(pid, seen)
-
-
-def family(pid: int) -> list[int]:
-    """The process and its descendants, as far as they have not lost a parent between. Not proved to be anybody's."""
+def family(pid: int) -> Iterator[Thread]:
+    """The threads of the process, its main one first, then those of its descendants, as far as these have not lost a
+    parent between. Not proved to be anybody's. Nothing is read ahead: whoever asks may take his time.
+    """
     found = [pid]
     for one in found:
         for tid in _tids(one):
-            found += map(int, read(f"/proc/{one}/task/{tid}/children").split())
-            if len(found) >= FAMILY:
-                return found[:FAMILY]
-    return found
+            if len(found) < FAMILY:
+                found += map(int, read(f"/proc/{one}/task/{tid}/children").split())
+                del found[FAMILY:]
+            seen = None
+            with suppress(OSError):  # short of descriptors: it is as if it were not there
+                seen = read_process(tid)
+            if seen is not None:
+                yield Thread(one, seen)
 
 
 def switches(thread: Thread) -> str:

@@ -27,6 +27,7 @@ class Turns(selectors.EpollSelector):
         super().__init__()
         self.heard: Callable[[float], None] = _to_nobody
         self.pending_since = self._woke_at = clock.now()
+        self._ran: tuple[float, ...] = (self._woke_at,)
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         """As epoll does. Then ``pending_since`` is the earliest instant at which what is returned may have happened:
@@ -36,5 +37,10 @@ class Turns(selectors.EpollSelector):
         found = super().select(timeout)
         now = clock.now()
         self.pending_since = now if now - waits_at > BLOCKED else self._woke_at
+        self._ran = (now, waits_at, self._woke_at)
         self._woke_at = now
         return found
+
+    def ran(self, by: float) -> float:
+        """The last instant up to ``by`` at which the loop is known to have been running; -inf if that was long ago."""
+        return next((at for at in self._ran if at <= by), float("-inf"))

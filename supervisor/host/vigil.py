@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from supervisor import clock
@@ -24,6 +24,9 @@ from supervisor.plan import WatchdogRules
 
 LATE = 1.0
 """Seconds from which on a wake-up that comes late means that we have not been running (SIGSTOP, a frozen cgroup)."""
+
+AGAIN = 0.1
+"""Seconds until a timer is looked at again whose process could not be."""
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -47,6 +50,7 @@ class Vigil:
         stood_still: Callable[[float], None],
         learnt: Callable[[], None] = lambda: None,
         probed: bool = False,
+        ran: Callable[[float], float] = lambda _by: float("-inf"),
         user: tuple[int, int] | None = None,
     ) -> None:
         """``directory`` is the group's own. ``whose`` says which worker's tree a process is in.
@@ -55,7 +59,8 @@ class Vigil:
         signal 0 is only to be reported. ``refused`` is told of a timer whose process is nobody's, ``ready`` of each
         worker's first READY=1, ``stopping`` of its first STOPPING=1, ``stood_still`` of how long we had not been
         running when nobody was held to be late. ``learnt`` is told when more is known of how long sections take.
-        ``probed``: a probe is asked whether a worker is ready. Raises ``OSError`` and leaves nothing open then.
+        ``ran`` says at which last instant up to the given one the loop was running, as far as is known. ``probed``: a
+        probe is asked whether a worker is ready. Raises ``OSError`` and leaves nothing open then.
         """
         self._dog = Watchdog(rules, probed=probed)
         self._whose = whose
@@ -65,10 +70,12 @@ class Vigil:
         self._stopping = stopping
         self._stood_still = stood_still
         self._learnt = learnt
+        self._ran = ran
         self._leaders: dict[int, Worker] = {}
         self._spoke = 0  # the process whose words are being heard
         self._alarm: asyncio.TimerHandle | None = None
         self._turned_at = clock.now()
+        self._foreign_timers = 0
         self._closed = False
         self._loop = asyncio.get_running_loop()
         self._timers: TimerPipe | None = None
@@ -106,11 +113,16 @@ class Vigil:
         return self._dog.heartbeats
 
     @property
-    def refusals(self) -> int:
-        """How many lines, datagrams, timers and sections were not taken, for whatever reason."""
-        lines = self._timers.lines.refused if self._timers else 0
-        words = self._notify.refused + self._notify.foreign if self._notify else 0
-        return lines + words + self._dog.refused + self._dog.timers.refused
+    def refusals(self) -> Mapping[str, int]:
+        """How much was not taken, by what it was: a line of the timers' pipe, a datagram that says nothing or whose
+        sender is no worker, a section that cannot be, a timer too many or of a process that is no worker's."""
+        return {
+            "line": self._timers.lines.refused if self._timers else 0,
+            "datagram": self._notify.refused if self._notify else 0,
+            "sender": self._notify.foreign if self._notify else 0,
+            "section": self._dog.refused,
+            "timer": self._dog.timers.refused + self._foreign_timers,
+        }
 
     @property
     def learnt(self) -> Learnt:
@@ -138,7 +150,8 @@ class Vigil:
 
     def ended(self, worker: Worker, pid: int) -> None:
         """The worker's own process has been waited for."""
-        self._leaders.pop(pid, None)
+        if self._leaders.get(pid) == worker:  # else the number is another's already
+            del self._leaders[pid]
         self._dog.ended(worker)
 
     def close(self) -> None:
@@ -202,11 +215,13 @@ class Vigil:
         turned_at, self._turned_at = self._turned_at, now
         if self._alarm is None or now - self._alarm.when() <= LATE:
             return
+        late_since = self._alarm.when()
         self._stop_alarm()
         if self._timers is not None:
             self._timers.drain()  # timers that were set meanwhile are put off like the others
         self._stop_alarm()
-        away_for = now - turned_at  # at most: since when, only the last turn that we know of can tell
+        # At most: nothing tells when it began but the last turn before it, of whatever the loop had to do.
+        away_for = now - max(turned_at, self._ran(late_since))
         self._dog.put_off(away_for)
         self._stood_still(away_for)
 
@@ -214,7 +229,7 @@ class Vigil:
         now = clock.now()
         self._catch_up(now)
         if self._notify is not None:
-            self._notify.drain()  # what was said in time, and not heard because we were late, is heard first
+            self._notify.drain_all()  # what was said in time, and not heard because we were late, is heard first
         if self._timers is not None:
             self._timers.drain()
         for expired in self._dog.expired(now):
@@ -226,11 +241,17 @@ class Vigil:
         if not isinstance(expired, TimerExpired):
             self._found(expired.worker, expired)
             return
-        process = self._read(expired.pid)
-        if process is None or process.dead:
-            return  # it has ended and with it what it was to do in time
-        worker = self._whose(process) if _began_at(process) <= expired.set_at + _TICK else None
+        try:
+            process = read_process(expired.pid)
+            if process is None or process.dead:
+                return  # it has ended and with it what it was to do in time
+            worker = self._whose(process) if _began_at(process) <= expired.set_at + _TICK else None
+        except OSError:  # short of descriptors: that will not be so for ever, and a hang might
+            again = TimerRequest(expired.pid, expired.scope, clock.now() + AGAIN, expired.signal)
+            self._dog.timers.take(again, expired.set_at)
+            return
         if worker is None:
+            self._foreign_timers += 1
             self._refused(expired)
             return
         if expired.signal:

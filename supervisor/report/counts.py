@@ -31,6 +31,10 @@ class Watched(Protocol):
     def heartbeats(self) -> int:
         """How many have been heard."""
 
+    @property
+    def refusals(self) -> Mapping[str, int]:
+        """How much of what was said was not taken, by what it was: ever the same few keys."""
+
 
 class Histogram:
     """How many values fell into each bucket; ``counts`` has one more entry than ``bounds``, for what is above."""

@@ -113,6 +113,16 @@ class Metrics(Collector):
             ["group"],
             {(name,): watched.heartbeats for name, watched in counts.watched.items()},
         )
+        yield _counter(
+            "rankd_refusals_total",
+            "What workers or others said to the watchdog and it did not take, by what it was.",
+            ["group", "what"],
+            {
+                (name, what): number
+                for name, watched in counts.watched.items()
+                for what, number in watched.refusals.items()
+            },
+        )
         yield _histogram(
             "rankd_stop_seconds", "From the first signal until everything is gone.", ["group"], _single(counts.stop)
         )

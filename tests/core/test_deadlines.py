@@ -76,3 +76,16 @@ def test_those_due_at_one_instant_come_out_in_the_order_in_which_they_were_set()
     while due := table.pop(5.0):
         found.append(due[0])
     assert found == keys
+
+
+def test_keys_that_are_dropped_one_by_one_or_together_do_not_stay_in_the_heap() -> None:
+    deadlines: Deadlines[int] = Deadlines()
+    for key in range(1000):
+        deadlines.set(key, float(key))
+    for key in range(800):
+        deadlines.drop(key)
+    assert (len(deadlines), deadlines.nearest()) == (200, 800.0)
+    assert len(deadlines._heap) < 500
+    deadlines.drop_all(range(799, 999))
+    assert (len(deadlines), deadlines.nearest()) == (1, 999.0)
+    assert len(deadlines._heap) < 100

@@ -404,3 +404,14 @@ def test_a_stranger_is_not_heard(notice: Notice) -> None:
 )
 def test_people_are_told_what_was_not_done_in_time(expired: Expired, said: str) -> None:
     assert words(expired, 1000) == said
+
+
+def test_a_number_that_is_another_workers_already_is_not_forgotten_with_the_one_that_had_it() -> None:
+    dog = Watchdog(WatchdogRules())
+    dog.started(Worker(0, 0), 7, 0.0)
+    dog.started(Worker(1, 0), 7, 1.0)
+    dog.request(TimerRequest(7, "s", 10.0, 9), 2.0)
+    dog.ended(Worker(0, 0))
+    assert dog.nearest() == 10.0
+    dog.ended(Worker(1, 0))
+    assert dog.nearest() is None

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from supervisor import clock
 from supervisor.core.messages import Worker
+from supervisor.host import sleepers
+from supervisor.host.proc import Process
 from supervisor.host.sleepers import LOOKS, Sleepers
-from supervisor.host.threads import family, threads
+from supervisor.host.threads import Thread, family
 from tests.host.held import held_for, let_go
 from tests.host.observing import until
 
@@ -50,7 +54,9 @@ class Told:
 
 async def test_a_thread_that_is_held_is_told_of_once_and_when_it_is_let_go(start: Start, tmp_path: Path) -> None:
     process = start(1)
-    await until(lambda: len(family(process.pid)) > 1)  # before that it may wait for the disk that it is read from
+    await until(
+        lambda: len({thread.pid for thread in family(process.pid)}) > 1
+    )  # before that it may wait for the disk that it is read from
     told = Told(0.2)
     told.sleepers.started(ME, process.pid)
     begun_at = clock.now()
@@ -83,7 +89,7 @@ async def test_many_short_sleeps_are_no_long_one(start: Start, tmp_path: Path) -
     told.sleepers.started(ME, process.pid)
     over_at = clock.now() + 1.0
     while clock.now() < over_at:
-        await until(lambda: any(thread.state == "D" for thread in threads(process.pid)))
+        await until(lambda: any(thread.state == "D" for thread in family(process.pid)))
         await until(partial(_is_past, clock.now() + 0.3 / LOOKS / 2))
         let_go(tmp_path / "fifo")
         assert process.stdout.readline() == "let go\n"
@@ -104,3 +110,26 @@ async def test_nothing_wakes_the_loop_when_nobody_is_under_watch() -> None:
     told.sleepers.ended(ME)
     looks.append(told.sleepers.looks)
     assert looks == [False, True, False]
+
+
+async def test_others_have_their_turn_while_a_crowd_of_threads_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    thread = Thread(os.getpid(), Process(os.getpid(), "python3", "S", 1, 1, 1, 1))
+    seen: list[int] = []
+
+    def crowd(pid: int) -> Iterator[Thread]:
+        for number in range(150):
+            seen.append(number)
+            yield thread
+
+    monkeypatch.setattr(sleepers, "family", crowd)
+    monkeypatch.setattr(sleepers, "SLICE", 0.0)
+    told = Told(0.01)
+    for rank in range(2):
+        told.sleepers.started(Worker(rank, 0), os.getpid())
+    turns: list[int] = []
+    while len(seen) < 300:
+        turns.append(len(seen))
+        await asyncio.sleep(0)
+    assert {later - earlier for earlier, later in pairwise(turns)} <= {0, 1, 2}
+    told.sleepers.ended(Worker(0, 0))
+    told.sleepers.close()

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from supervisor import clock
 from supervisor.core.timers import TimerRequest
+from supervisor.host import timer_pipe
 from supervisor.host.timer_pipe import LINE, TimerLines, TimerPipe, parse
 from tests.host.observing import open_fds, until
 
@@ -250,3 +251,24 @@ def test_a_pipe_that_cannot_be_given_to_its_user_is_not_left_behind(tmp_path: Pa
     powerless = [sys.executable, "tests/powerless.py", sys.executable, "-c", GIVES, str(tmp_path / "timers")]
     assert subprocess.check_output(powerless, env={"PYTHONPATH": os.getcwd()}, text=True) == "refused\n"
     assert os.listdir(tmp_path) == []
+
+
+NUMBERS = (
+    st.integers() | st.floats() | st.sampled_from(["0", "-0", "-1", "007", "1.", "-0.5", "1e3", "1795349171.8561916"])
+)
+
+
+@given(st.lists(st.tuples(NUMBERS, st.text(max_size=5), NUMBERS, NUMBERS), min_size=1, max_size=3))
+@example([(1402, "s1", 1795349171.8561916, 9), (1402, "s1", -1, 0)])
+@example([(1402, "s1", "-0", 9)])
+@example([(1402, "s1", "007", 9)])
+def test_what_is_read_at_once_is_what_is_read_line_by_line(fields: list[tuple[object, str, object, object]]) -> None:
+    form = '{{"version": 1, "pid": {}, "scope_id": {}, "expiration_time": {}, "signal": {}}}'
+    lines = [form.format(pid, json.dumps(scope), at, signal).encode() for pid, scope, at, signal in fields]
+    expected = [request for request in (parse(each, 5.0) for each in lines) if request is not None]
+    assert TimerLines().feed(b"\n".join([*lines, b""]), 5.0) == expected
+
+
+def test_torchs_own_spelling_is_read_at_once() -> None:
+    release = line(expiration_time=-1, signal=0)
+    assert timer_pipe._as_written(b"\n".join([MEASURED, release]), 5.0) == [parse(MEASURED, 5.0), parse(release, 5.0)]

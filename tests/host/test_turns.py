@@ -70,3 +70,15 @@ def test_a_loop_runs_on_it_and_is_not_woken_by_it() -> None:
     finally:
         loop.close()
     assert len(heard) < 10
+
+
+def test_until_when_the_loop_ran_is_known_for_the_last_turn_and_the_last_wait(turns: Turns) -> None:
+    turns.select(0)
+    began_at = clock.now()
+    busy(0.02)
+    waits_at = clock.now()
+    turns.select(0.05)
+    assert turns.ran(began_at + 0.01) <= began_at, "a turn tells nothing before its end"
+    assert waits_at <= turns.ran(waits_at + 0.02) < waits_at + 0.01, "nor does a wait"
+    assert turns.ran(clock.now()) >= waits_at + 0.05
+    assert turns.ran(began_at - 60) == float("-inf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -19,8 +20,9 @@ from supervisor import clock
 from supervisor.core.messages import Worker
 from supervisor.core.timers import TimerExpired
 from supervisor.core.watchdog import Expired, Silent
+from supervisor.host import notify
 from supervisor.host import vigil as under_test
-from supervisor.host.proc import Process
+from supervisor.host.proc import Process, open_proved, read_process
 from supervisor.host.vigil import Vigil
 from supervisor.plan import WatchdogRules
 from tests.host.observing import open_fds, until
@@ -76,6 +78,20 @@ async def watch(tmp_path: Path) -> AsyncIterator[Watch]:
 def stranger() -> subprocess.Popen[bytes]:
     """A process that lives until its stdin is closed."""
     return subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def without_its_main_thread() -> subprocess.Popen[bytes]:
+    """A process of which another thread lives until stdin is closed, and the main one ends when it has written."""
+    script = """
+import ctypes, os, sys, threading
+reading = threading.Thread(target=os.read, args=(0, 1))
+reading.start()
+print(flush=True)
+ctypes.CDLL(None).syscall(int(sys.argv[1]), 0)
+"""
+    exit_of_a_thread = {"x86_64": "60"}.get(os.uname().machine, "93")  # the others share one table (syscalls(2))
+    command = [sys.executable, "-S", "-c", script, exit_of_a_thread]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def stand_still(seconds: float) -> None:
@@ -175,9 +191,8 @@ async def test_a_descendant_is_heard_for_its_worker_and_a_stranger_is_not(watch:
     watch.say("READY=1")
     await until(lambda: watch.ready)
     watch.members.clear()
-    refusals = watch.vigil.refusals
     watch.say("READY=1")
-    await until(lambda: watch.vigil.refusals > refusals)
+    await until(lambda: watch.vigil.refusals["sender"])
     assert watch.ready == [ME]
 
 
@@ -217,6 +232,81 @@ async def test_nor_was_whoever_had_said_something_that_we_could_not_read(
         process.stdin.close()
 
 
+async def test_nobody_is_put_off_by_the_time_that_the_loop_ran_before_it_stood_still(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "LATE", SHORT)
+    watch.vigil._ran = lambda by: by - SHORT / 2
+    watch.set(10 * SHORT)
+    await until(lambda: watch.vigil.timers)
+    began_at = clock.now()
+    while clock.now() < began_at + 8 * SHORT:  # noqa: ASYNC110 -- the loop turns, for others than the vigil
+        await asyncio.sleep(0.001)
+    stand_still(6 * SHORT)
+    await until(lambda: watch.stood_still)
+    assert watch.stood_still[0] <= 6 * SHORT
+
+
+async def test_a_timer_of_a_process_whose_main_thread_has_ended_and_others_have_not_expires(watch: Watch) -> None:
+    with without_its_main_thread() as process:
+        watch.members[process.pid] = ME
+        try:
+            assert process.stdout
+            process.stdout.readline()
+            await until(lambda: (seen := read_process(process.pid)) and seen.state == "Z")
+            watch.set(SHORT, pid=process.pid)
+            await until(lambda: watch.found)
+            stands = read_process(process.pid)
+            assert stands is not None
+            pidfd = open_proved(stands)
+            assert pidfd is not None
+            os.close(pidfd)
+        finally:
+            process.kill()
+
+
+async def test_a_timer_that_expires_when_descriptors_are_short_expires_when_they_are_not(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def short_of_descriptors(pid: int) -> Process | None:
+        tried.append(pid)
+        if len(tried) < 3:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return read_process(pid)
+
+    monkeypatch.setattr(under_test, "AGAIN", SHORT)
+    monkeypatch.setattr(under_test, "read_process", short_of_descriptors)
+    watch.set(SHORT)
+    await until(lambda: watch.found)
+    assert (len(tried), len(watch.found), watch.vigil.timers) == (3, 1, 0)
+
+
+async def test_a_number_that_is_another_workers_already_stays_its_own(watch: Watch) -> None:
+    watch.vigil.started(Worker(1, 0), os.getpid())
+    watch.vigil.ended(ME, os.getpid())
+    watch.members.clear()
+    watch.say("READY=1")
+    await until(lambda: watch.ready)
+    assert watch.ready == [Worker(1, 0)]
+    watch.vigil.ended(Worker(1, 0), os.getpid())
+
+
+async def test_all_that_was_said_before_a_deadline_is_heard_first(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "A_TURN", 1)
+    watch.say("X_SECTION_BEGIN=step")
+    await until(lambda: watch.vigil._alarm)
+    stand_still(2 * SHORT)
+    for _ in range(5):
+        watch.say("STATUS=waits for others to be heard")
+    watch.say("X_SECTION_END=step")
+    await until(lambda: watch.vigil._alarm is None)
+    assert watch.found == []
+
+
 async def test_a_thousand_timers_cost_an_idle_group_no_wake_up(watch: Watch) -> None:
     for number in range(1000):
         watch.set(600, scope_id=str(number))
@@ -235,7 +325,12 @@ async def test_workers_are_given_the_doors_that_there_are_and_a_closed_vigil_lea
     await until(lambda: watch.ready)
     told = watch.vigil.told(ME)
     assert told is not None
-    assert (told.status, watch.vigil.heartbeats, watch.vigil.timers, watch.vigil.refusals) == ("up", 1, 0, 0)
+    assert (told.status, watch.vigil.heartbeats, watch.vigil.timers, sum(watch.vigil.refusals.values())) == (
+        "up",
+        1,
+        0,
+        0,
+    )
     watch.vigil.close()
     watch.vigil.close()
     Watch(tmp_path, WatchdogRules()).vigil.close()

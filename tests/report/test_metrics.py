@@ -99,9 +99,10 @@ def test_what_watches_over_workers_is_asked_at_each_scrape() -> None:
     class Watch:
         timers: int
         heartbeats: int
+        refusals: dict[str, int]
 
     counts = Counts()
-    watch = Watch(3, 1000)
+    watch = Watch(3, 1000, {"line": 7, "timer": 0})
     counts.watched = {"trainer": watch}
     metrics = Metrics(Standing(group(), group("cache")), counts, 0.0)
     assert value(read(metrics), "rankd_timers_active", group="trainer") == 3
@@ -110,6 +111,8 @@ def test_what_watches_over_workers_is_asked_at_each_scrape() -> None:
     assert value(samples, "rankd_timers_active", group="trainer") == 2
     assert value(samples, "rankd_timers_active", group="cache") == 0
     assert value(samples, "rankd_heartbeats_total", group="trainer") == 1001
+    assert value(samples, "rankd_refusals_total", group="trainer", what="line") == 7
+    assert value(samples, "rankd_refusals_total", group="trainer", what="timer") == 0
 
 
 def test_expired_timers_and_formed_rendezvous_are_counted_from_their_events() -> None:
@@ -124,7 +127,7 @@ def test_expired_timers_and_formed_rendezvous_are_counted_from_their_events() ->
 def test_every_family_is_ours_and_says_what_it_is() -> None:
     body, _ = Metrics(Standing(), Counts(), 0.0).exposition("")
     families = list(parser.text_string_to_metric_families(body.decode()))
-    assert len(families) == 23
+    assert len(families) == 24
     for family in families:
         assert family.name.startswith("rankd_")
         assert family.documentation.endswith(".")
