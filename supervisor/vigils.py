@@ -222,12 +222,36 @@ class Vigils:
             self._tasks.start_soon(self._take_evidence, group, worker, reason)
 
     async def _take_evidence(self, group: str, worker: Worker, reason: str) -> None:
-        path = ""
-        if (group, worker) in self._pids:
-            with anyio.CancelScope(shield=True):  # it is soon done, at the latest when the last of the group has ended
-                path = await self._evidence(group, worker, reason)
-        for one in self._looked_for.pop(group):
-            self._post(group, EvidenceTaken(one, path))
+        """The worker may be ended as soon as it has been looked at: it does not wait for the disk to have all of it."""
+        if (group, worker) not in self._pids:
+            self._answer(group, "")
+            return
+        plan, who = self._plan.groups[group], self._who(group, worker)
+        with anyio.CancelScope(shield=True):  # it is soon done, at the latest when the last of the group has ended
+            text = await self._seen(group, worker, f"rank {who.rank} {reason}")
+        path = f"{attempts_dir(self._plan, plan)}/attempt_{who.attempt}/evidence_{who.local_rank}.txt"
+        try:
+            file, path = evidence.create(path)
+        except OSError as error:
+            self._answer(group, "")
+            why = error.strerror or str(error)
+        else:
+            self._answer(group, path)
+            why = evidence.write(file, text)
+        self._tell(events.worker_dumped(clock.now(), who, reason, path, why))
+
+    async def _seen(self, group: str, worker: Worker, finding: str) -> str:
+        others = [one for name, one in self._pids if name == group and one != worker]
+        peers = [self._peer(group, one) for one in (worker, *others)]
+        patience = self._patience[group] = anyio.CancelScope()
+        dump = self._plan.groups[group].watchdog.dump
+        text = await evidence.gather(finding, peers, dump, self._leave_alone, patience)
+        del self._patience[group]
+        return text
+
+    def _answer(self, group: str, path: str) -> None:
+        for worker in self._looked_for.pop(group):
+            self._post(group, EvidenceTaken(worker, path))
 
     def _found(self, group: str, worker: Worker, expired: Expired) -> None:
         pid = self._pids.get((group, worker), 0)
@@ -244,24 +268,6 @@ class Vigils:
             self._post(group, WorkerSilent(worker, "timer", words, expired.signal, "timer", expired.scope, limit))
         else:
             self._tell(events.timer_reported(clock.now(), self._who(group, worker), expired.pid, words))
-
-    async def _evidence(self, group: str, worker: Worker, reason: str) -> str:
-        """The path of the file; empty if it could not be written."""
-        plan, who = self._plan.groups[group], self._who(group, worker)
-        others = [one for name, one in self._pids if name == group and one != worker]
-        peers = [self._peer(group, one) for one in (worker, *others)]
-        patience = self._patience[group] = anyio.CancelScope()
-        dump = plan.watchdog.dump
-        text = await evidence.gather(f"rank {who.rank} {reason}", peers, dump, self._leave_alone, patience)
-        del self._patience[group]
-        path = f"{attempts_dir(self._plan, plan)}/attempt_{who.attempt}/evidence_{who.local_rank}.txt"
-        try:
-            path = evidence.write(path, text)
-        except OSError as error:
-            self._tell(events.worker_dumped(clock.now(), who, reason, path, error.strerror or str(error)))
-            return ""
-        self._tell(events.worker_dumped(clock.now(), who, reason, path, ""))
-        return path
 
     def _peer(self, group: str, worker: Worker) -> evidence.Peer:
         rank, pid = self._who(group, worker).rank, self._pids[group, worker]

@@ -105,27 +105,32 @@ class _Room:
         )
 
 
-def write(path: str, text: str) -> str:
-    """A file that was not there before, and its path: with a number behind the name where there are others of that
-    name already. Raises ``OSError``."""
+def create(path: str) -> tuple[int, str]:
+    """A file that was not there before, to be written, and its path: with a number behind the name where there are
+    others of that name already. Raises ``OSError``."""
     stem, suffix = os.path.splitext(path)
     number = 1
     while True:
         try:
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-            break
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640), path
         except FileExistsError:
             number += 1
             if number > FINDINGS:
                 raise
             path = f"{stem}.{number}{suffix}"
+
+
+def write(file: int, text: str) -> str:
+    """Write all of it, and close the file; returns why that could not be, else ""."""
     try:
         left = text.encode(errors="replace")
         while left:
             left = left[os.write(file, left) :]
+    except OSError as error:
+        return error.strerror or str(error)
     finally:
         os.close(file)
-    return path
+    return ""
 
 
 def _said(peer: Peer) -> str:

@@ -107,9 +107,16 @@ async def test_one_process_with_a_crowd_of_threads_is_bounded_in_time(monkeypatc
 
 def test_a_second_finding_in_one_attempt_has_a_file_of_its_own(tmp_path: Path) -> None:
     path = str(tmp_path / "evidence_0.txt")
-    assert [evidence.write(path, text) for text in ("one", "two")] == [path, str(tmp_path / "evidence_0.2.txt")]
-    assert [(tmp_path / name).read_text() for name in ("evidence_0.txt", "evidence_0.2.txt")] == ["one", "two"]
+    for text in ("one", "two"):
+        file, found = evidence.create(path)
+        assert evidence.write(file, text) == ""
+        assert Path(found).read_text() == text
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["evidence_0.2.txt", "evidence_0.txt"]
     for _ in range(evidence.FINDINGS - 2):
-        evidence.write(path, "another")
+        os.close(evidence.create(path)[0])
     with pytest.raises(FileExistsError):
-        evidence.write(path, "one too many")
+        evidence.create(path)
+
+
+def test_a_disk_that_is_full_is_said() -> None:
+    assert evidence.write(os.open("/dev/full", os.O_WRONLY), "text") == "No space left on device"
