@@ -30,6 +30,7 @@ from supervisor.host.cgroup import limits_without
 from supervisor.host.commands import Commands
 from supervisor.host.console import Console
 from supervisor.host.containment import become_subreaper
+from supervisor.host.disk import Disk
 from supervisor.host.guardian import Guardian, is_needed
 from supervisor.host.hook import run_command
 from supervisor.host.leaves import contain
@@ -317,7 +318,8 @@ class Daemon:
         loop = asyncio.get_running_loop()
         us = this_daemon(self._containment.mark)
         if self._keeps_state:
-            self._state = StateFile(self._plan.state_dir, us, self._plan.run_id, loop, self._state_unwritten)
+            state_dir, run_id = self._plan.state_dir, self._plan.run_id
+            self._state = StateFile(state_dir, us, run_id, loop, self._state_unwritten, Disk())
         guardian = None
         if is_needed(os.environ, us.pid):
             leave_alone = self._containment.leave_alone

@@ -12,6 +12,7 @@ little itself.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,8 @@ from supervisor.host.replaced import replace_file
 
 if TYPE_CHECKING:
     import asyncio
+
+    from supervisor.host.disk import Disk
 
 NAME = "state.json"
 VERSION = 1
@@ -241,8 +244,8 @@ def _text(value: Any, form: re.Pattern[str] | None = None) -> str:
 class StateFile:
     """Our own ``state.json``, written at once and kept current until ``close``.
 
-    Nothing here raises, and nothing waits but for the file system. A disk that takes nothing is told once, as
-    ``troubled(error)``, and ``troubled(None)`` when it takes the state again.
+    Nothing here raises, and after the first writing nothing waits. A disk that takes nothing is told once, as
+    ``troubled(error)``, and ``troubled(None)`` when it takes the state again. ``close`` closes ``disk`` as well.
     """
 
     def __init__(
@@ -252,18 +255,20 @@ class StateFile:
         run_id: str,
         loop: asyncio.AbstractEventLoop,
         troubled: Callable[[OSError | None], None],
+        disk: Disk,
     ) -> None:
         self._directory = directory
         self._path = os.path.join(directory, NAME)
         self._loop = loop
         self._troubled = troubled
+        self._disk = disk
         self._head = {"version": VERSION, "boot_id": boot_id(), "run_id": run_id, "daemon": daemon._asdict()}
         self._workers: dict[tuple[str, int], str] = {}
         self._new: dict[tuple[str, int], tuple[int, int]] = {}
         self._due: asyncio.TimerHandle | None = None
         self._written_at = 0.0
-        self._in_trouble = False
-        self._write()
+        self._writing = self._stale = self._short = self._in_trouble = self._closed = False
+        self._written(self._replace(""))
 
     def started(self, group: str, rank: int, attempt: int, pid: int) -> None:
         """That worker runs as the process ``pid``, our child, which is not reaped before ``ended``."""
@@ -278,31 +283,51 @@ class StateFile:
 
     def close(self, *, in_order: bool) -> None:
         """Write no more. ``in_order``: nothing of ours is left, so there is nothing that the next one has to know."""
+        self._closed = True
         if self._due is not None:
             self._due.cancel()
-        if in_order:
+        if self._disk.close() and in_order:
             with suppress(OSError):  # it names nothing that still runs
                 os.unlink(self._path)
 
     def _change(self) -> None:
-        if self._due is None:
+        if self._writing:
+            self._stale = True
+        elif self._due is None:
             self._due = self._loop.call_at(max(self._loop.time(), self._written_at + EVERY), self._write)
 
     def _write(self) -> None:
         self._due = None
         self._look_at_new()
+        self._writing = True
+        self._disk.do(self._replace_and_tell, ",\n".join(self._workers.values()))
+
+    def _replace_and_tell(self, workers: str) -> None:
+        self._disk.tell(self._written, self._replace(workers))
+
+    def _replace(self, workers: str) -> OSError | None:
         try:
-            replace_file(self._path, self._text())
+            replace_file(self._path, self._text(workers))
         except OSError as error:
-            self._due = self._loop.call_later(AGAIN, self._write)
-            if not self._in_trouble:
-                self._in_trouble = True
-                self._troubled(error)
-        else:
-            if self._in_trouble:
-                self._in_trouble = False
-                self._troubled(None)
+            return error
+        return None
+
+    def _written(self, error: OSError | None) -> None:
+        self._writing = False
+        if self._closed:
+            return
         self._written_at = self._loop.time()
+        short = error is not None and error.errno == errno.EMFILE and not self._short
+        self._short = short
+        if error is not None:
+            # A start borrows our limit of open files for a moment: see ``Spawner.beside_threads``
+            self._due = self._loop.call_later(EVERY if short else AGAIN, self._write)
+        elif self._stale:
+            self._change()
+        self._stale = False
+        if not short and self._in_trouble != (error is not None):
+            self._in_trouble = error is not None
+            self._troubled(error)
 
     def _look_at_new(self) -> None:
         for (group, rank), (attempt, pid) in list(self._new.items()):
@@ -317,9 +342,8 @@ class StateFile:
                     f'"pid": {pid}, "started": {process.started}}}'
                 )
 
-    def _text(self) -> bytes:
+    def _text(self, workers: str) -> bytes:
         head = json.dumps(self._head | {"directory": _place(self._directory), "written_at": ticks()})
-        workers = ",\n".join(self._workers.values())
         return f'{head[:-1]}, "workers": [\n{workers}\n]}}\n'.encode()
 
 

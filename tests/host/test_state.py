@@ -10,20 +10,23 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from supervisor.host import state
+from supervisor.host.disk import Disk
 from supervisor.host.proc import read_process
 from supervisor.host.state import Daemon, Held, Recorded, Refused, State, StateFile, hold, parse, read, this_daemon
+from tests.host.disks import AtOnce
 from tests.host.observing import open_fds
 
 MARK = "0123456789ab"
@@ -70,6 +73,7 @@ class Kept:
             "job-42",
             self.loop,  # type: ignore[arg-type]
             lambda error: self.troubles.append(None if error is None else error.errno),
+            AtOnce(),  # type: ignore[arg-type]
         )
 
     def read(self) -> State:
@@ -221,9 +225,44 @@ def test_an_end_in_order_leaves_nothing_and_any_other_what_was_written(tmp_path:
         assert kept.path.exists() == (not in_order)
 
 
+async def test_a_disk_that_does_not_answer_holds_up_nobody_and_gets_the_last_word_when_it_does(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    file = StateFile(str(tmp_path), this_daemon(MARK), "job-42", loop, lambda error: None, disk := Disk())
+    answers = threading.Event()
+    disk.do(answers.wait)
+    for rank in range(3):
+        file.started("job", rank, 0, ME)
+        await asyncio.sleep(0)
+    file.ended("job", 1)
+    answers.set()
+    async with asyncio.timeout(5):
+        while {one.rank for one in cast("State", read(str(tmp_path))).workers} != {0, 2}:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    file.close(in_order=True)
+    assert not (tmp_path / "state.json").exists()
+
+
+def test_what_a_start_borrows_for_a_moment_is_no_trouble(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "replace_file", refuse)
+        kept.file.started("job", 0, 0, ME)
+        kept.loop.pass_to(100.05)
+    kept.loop.pass_to(100.5)
+    assert kept.troubles == []
+    assert kept.ranks() == {0}
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "replace_file", refuse)
+        kept.file.ended("job", 0)
+        kept.loop.pass_to(101)
+    assert kept.troubles == [errno.EMFILE], "but one that lasts is"
+
+
 async def test_it_lives_in_a_real_event_loop(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
-    file = StateFile(str(tmp_path), this_daemon(MARK), "job-42", loop, lambda error: None)
+    file = StateFile(str(tmp_path), this_daemon(MARK), "job-42", loop, lambda error: None, Disk())
     file.started("job", 0, 0, ME)
     async with asyncio.timeout(5):
         while not (isinstance(found := read(str(tmp_path)), State) and found.workers):  # noqa: ASYNC110

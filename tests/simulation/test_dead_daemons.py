@@ -23,9 +23,11 @@ import pytest
 
 from supervisor.host import leftovers, proc, state
 from supervisor.host.containment import MARK
+from supervisor.host.disk import Disk
 from supervisor.host.leftovers import end_earlier
 from supervisor.host.proc import Process
 from supervisor.host.state import Daemon, StateFile
+from tests.host.disks import AtOnce
 
 HISTORIES = int(os.environ.get("HISTORIES", "1000"))
 NUMBERS = range(100, 150)
@@ -180,7 +182,9 @@ def live(machine: Machine, daemon: Daemon, directory: Path) -> list[bytes]:
     """The daemon's life up to its death at any moment; returns every state that it has written."""
     chance = machine.chance
     timers = Timers()
-    file = StateFile(str(directory), daemon, "run", cast(asyncio.AbstractEventLoop, timers), lambda _: None)
+    file = StateFile(
+        str(directory), daemon, "run", cast(asyncio.AbstractEventLoop, timers), lambda _: None, cast(Disk, AtOnce())
+    )
     path = directory / state.NAME
     written = [path.read_bytes()]
     workers: dict[int, int] = {}
