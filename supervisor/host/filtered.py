@@ -33,9 +33,10 @@ class FilteredFile(HandedFile):
         self._left = left
 
     def write(self, block: bytes) -> None:
-        """As ``HandedFile.write``. Of a stream at its end, which waits no more, while the others do: dropped."""
-        if self.patient and not self.takes_more():
-            self._losses.count(len(block))
+        """As ``HandedFile.write``. Of a stream at its end, which waits no more: lost if the disk takes nothing."""
+        if self.patient and self._file.holds:
+            self._given += len(block)
+            self._disk.write(len(block), self._write_or_lose, block)
         else:
             super().write(block)
 
@@ -46,6 +47,15 @@ class FilteredFile(HandedFile):
             self._left()
             self.give_up()
             self.finish()
+
+    # ---- for the thread
+
+    def _write_or_lose(self, block: bytes) -> None:
+        if self._file.ready():
+            self._file.write(block)
+        else:
+            self._lost.count(len(block))
+        self._done_with(len(block))
 
 
 class FilteredLines(Lines):

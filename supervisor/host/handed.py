@@ -34,7 +34,7 @@ class HandedFile:
     """
 
     __slots__ = (
-        "_disk", "_file", "_given", "_is_handed", "_losses", "_missing", "_on_closed", "_on_room",
+        "_disk", "_file", "_given", "_is_handed", "_losses", "_lost", "_missing", "_on_closed", "_on_room",
         "_retried", "_taken", "_wanted", "patient",
     )  # fmt: skip
 
@@ -51,7 +51,8 @@ class HandedFile:
         """``on_room`` is called once more may be written again, ``on_closed`` when all is. Raises ``OSError``."""
         self.patient = patient
         self._disk = disk
-        self._file = open_log_file(ToldLosses(disk, losses))
+        self._lost = ToldLosses(disk, losses)
+        self._file = open_log_file(self._lost)
         self._losses = losses
         self._on_room = on_room
         self._on_closed = on_closed
@@ -149,8 +150,11 @@ class HandedFile:
             self._file.hold(block)  # of streams that wait for this file, several may have come at once
         else:
             self._file.write(block)
-        self._taken += len(block)
-        self._disk.taken += len(block)
+        self._done_with(len(block))
+
+    def _done_with(self, size: int) -> None:
+        self._taken += size
+        self._disk.taken += size
         if self._wanted and (behind := self._given - self._taken) < HELD_OF_EACH // 2 and not (self.patient and behind):
             self._wanted = False
             self._disk.tell(self._on_room)

@@ -22,8 +22,8 @@ from tests.end_to_end.rankd import ROOT, Rankd, until
 
 pytestmark = pytest.mark.end_to_end
 
-AT_MOST = 1.0
-"""Seconds from the daemon's death to the last of its workers gone."""
+AT_MOST = 3.0
+"""Seconds from the daemon's death to the last of its workers gone: one on a quiet host, and tests run beside others."""
 
 KILLS = int(os.environ.get("KILLS", "100"))
 """Daemons that the slow test kills, each at a moment of its own."""

@@ -49,6 +49,7 @@ def test_sigusr1_opens_the_files_anew(rankd: Start) -> None:
     daemon.wait_for_line("line")
     log = daemon.log("job", 0, 0)
     moved = log.with_name("moved")
+    until(lambda: log.exists() and log.read_text(), "the first line")
     log.rename(moved)
     daemon.signal(signal.SIGUSR1)
     daemon.wait_for("daemon.logs_reopened")
@@ -94,7 +95,9 @@ def test_a_full_disk_is_told_counted_and_marked_in_the_file_when_there_is_room_a
     (inside / "filler").unlink()
     os.kill(daemon.wait_for("worker.started")["pid"], signal.SIGURG)
     lost = daemon.wait_for("worker.output_dropped", over=True)["dropped_bytes"]
-    kept, mark, end = next(inside.glob("job/*/attempt_0/0/stdout.log")).read_bytes().split(b"\n")[:3]
+    log = next(inside.glob("job/*/attempt_0/0/stdout.log"))
+    until(lambda: log.read_bytes().endswith(b"\nthe end\n"), "the end")
+    kept, mark, end = log.read_bytes().split(b"\n")[:3]
     assert mark == b"[rankd: dropped %d bytes: No space left on device]" % lost
     assert (len(kept) + lost, end) == (60001, b"the end")
     assert metric(daemon.http("/metrics").text, "rankd_log_dropped_bytes_total") == lost

@@ -101,7 +101,7 @@ async def test_one_process_with_a_crowd_of_threads_is_bounded_in_time(monkeypatc
     over.set()
     for thread in crowd:
         thread.join()
-    assert text.count("(thread of") == 0
+    assert text.count("(thread of") < len(crowd)
     assert "no more of it is looked at, for want of time" in text
 
 

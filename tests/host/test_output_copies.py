@@ -63,7 +63,7 @@ async def test_files_that_somebody_moves_under_a_flood_have_every_line_whole(hos
     def has_grown(size: int) -> bool:
         return host.output.log_bytes["trainer", "stdout"] > size + 50_000
 
-    program, lines = flood(0, 20_000)
+    program, lines = flood(0, 150_000)
     worker = host.python(program)
     log = worker.directory / "stdout.log"
     for number in range(9, 1, -1):

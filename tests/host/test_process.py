@@ -613,6 +613,7 @@ async def test_each_of_many_has_its_signal_before_the_first_is_continued(
         killpg(pid, number)
 
     monkeypatch.setattr(os, "killpg", noted)
+    monkeypatch.setattr(under_test, "SLICE", 60.0)
     host.processes.signal("g", workers, signal.SIGTERM, "tree")
     assert order == [(pid, name) for name in ("SIGTERM", "SIGCONT") for pid in pids]
     await host.until(WorkerGone, count=3)

@@ -11,18 +11,19 @@ import pytest
 
 from tests.end_to_end.configs import SLEEP, group, python
 from tests.end_to_end.conftest import Start
-from tests.end_to_end.rankd import Rankd
+from tests.end_to_end.rankd import ROOT, Rankd
 from tests.interop import chromium
 from tests.interop.chromium import Tab
 
 pytestmark = [pytest.mark.end_to_end, chromium.needed]
 
 AGAIN = {"max_restarts": 5, "backoff": {"initial": "0s"}}
-HOSTILE = """
-import os, socket
-says = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-says.connect(os.environ["NOTIFY_SOCKET"])
-says.send(b"READY=1\\nSTATUS=<img src=x onerror=document.title='owned'><script>document.title='owned'</script>&amp;")
+HOSTILE = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from supervisor.worker import ready, status
+status("<img src=x onerror=document.title='owned'><script>document.title='owned'</script>&amp;")
+ready()
 os.read(os.pipe()[0], 1)
 """
 
