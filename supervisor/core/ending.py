@@ -28,8 +28,8 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     rules = group.plan.restart
     ran_for = now - slot.since
     condemned = slot.condemned
-    if condemned is not None and condemned.looked_at and exited.unasked:
-        condemned = None  # it had ended by then
+    if condemned is not None and condemned.by == "probe" and exited.unasked:
+        condemned = None  # it had ended by then; one that hangs had been found before
     by = _by(group, exited, condemned)
     end: restarts.End = "failure" if condemned is not None else restarts.end_of(rules, status)
     success = end == "success"
@@ -45,7 +45,7 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     )
     after = f"{words} after {ran_for:.1f} s"
     if not success and by != "daemon":
-        root_cause = worker == group.suspect if rules.scope == "group" and group.suspect else running
+        root_cause = running and group.suspect in (None, worker)
         turn.events.append(
             events.worker_failed(
                 now, turn.who(worker), after, root_cause=root_cause, by=by, pid=slot.pid, status=status,
@@ -60,6 +60,8 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     if success and rules.scope == "group":
         _ended_well(turn)
         return
+    if group.suspect not in (None, worker):
+        return  # it may well have failed for want of the one that hangs, whose end is not far
     rank = group.rank(worker.rank)
     exit_code = 128 + status.signal if status.signal is not None else status.code or 0
     failure = Failure(now, worker.attempt, rank, f"rank {rank} {after}", exit_code, status)
@@ -69,20 +71,9 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     if rules.scope == "worker":
         _rank_ended(turn, worker, end, cause, failure, healthy_for=ran_for)
     else:
-        end, cause, failure = _suspected(turn.group) or (end, cause, failure)
         attempt_ended(
             turn, end, cause, failure, healthy_for=now - group.ready_at if group.ready_at is not None else 0.0
         )
-
-
-def _suspected(group: Group) -> tuple[restarts.End, str, Failure] | None:
-    """How the attempt has failed when a worker ends while another one is condemned: by that one."""
-    slot = group.live.get(group.suspect.rank) if group.suspect is not None else None
-    if slot is None or slot.condemned is None:
-        return None
-    condemned, rank = slot.condemned, group.rank(slot.worker.rank)
-    reason, code = f"rank {rank} {condemned.reason}", 128 + condemned.signal
-    return "failure", condemned.by, Failure(condemned.since, slot.worker.attempt, rank, reason, code)
 
 
 def _by(group: Group, exited: WorkerExited, condemned: Condemned | None) -> By:

@@ -9,7 +9,7 @@ The rules, in short:
 - Every wait has a timer: a pause before a restart, each rung of a stop ladder. What outlives the last rung is named
   ``unkillable``, its slot stays held, and the group fails rather than restart over it.
 - A worker that is found failed is *condemned*: it climbs a ladder of its own, and then has failed as any other does.
-  Of a group that restarts as a whole the first one is the root cause, whoever ends before it.
+  Of a group that restarts as a whole the first that hangs is the root cause, whoever ends before it.
 - A phase changes only along ``TRANSITIONS``.
 """
 

@@ -65,6 +65,8 @@ def worker_silent(turn: Turn, silent: WorkerSilent) -> None:
     ladder = (last,) if silent.signal == last.signal else (Rung(silent.signal, last.wait), last)
     dump = turn.group.plan.watchdog.dump
     look_for = LOOK + (dump.wait if dump.signal or dump.command else 0.0)
+    if turn.group.plan.restart.scope == "group":
+        turn.set(suspect=turn.group.suspect or silent.worker)
     condemn(turn, slot, silent.by, silent.reason, ladder, look_for=look_for)
     turn.effects.append(TakeEvidence(silent.worker, silent.reason))
 
@@ -91,7 +93,7 @@ def condemn(
     """
     worker = slot.worker
     at = turn.now + look_for
-    turn.set(ready=turn.group.ready - slot.is_ready, suspect=turn.group.suspect or worker)
+    turn.set(ready=turn.group.ready - slot.is_ready)
     condemned = Condemned(by, reason, turn.now, ladder[0].signal, ladder, at, looked_at=not look_for)
     if look_for:
         turn.put(replace(slot, condemned=condemned))

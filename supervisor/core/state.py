@@ -198,8 +198,8 @@ class Group(NamedTuple):
     ``well``: how many have ended well and are not to run again. ``after`` and ``climb``: while it stops, what follows
     once nothing is live, and where the ladder stands. ``resume_at``: while it backs off, until when. ``pauses``:
     instants at which single ranks restart (scope "worker"). ``strays``: the ladders of single workers that left
-    processes behind. ``unkillable``: ranks whose slot is held for good. ``suspect``: the first that was condemned in
-    this attempt; what happens to its peers from then on may come of that.
+    processes behind. ``unkillable``: ranks whose slot is held for good. ``suspect``: the first of a gang that was found
+    to hang in this attempt; what happens to its peers from then on may come of that.
     """
 
     plan: GroupPlan

@@ -64,7 +64,8 @@ class Failures:
             others = self._others[event.group]
             if event.fields["root_cause"]:
                 self._roots[event.group].append(event)
-                others.clear()
+                attempt = event.fields["attempt"]
+                others[:] = [one for one in others if one.fields["attempt"] == attempt]  # before a hung one had ended
             elif len(others) < REMEMBERED:
                 others.append(event)
             if not self._unwritten:

@@ -121,6 +121,14 @@ def test_the_root_cause_is_remembered_however_many_fail_after_it(daemon: Daemon)
     assert len(daemon.shown[0]) < 10_000
 
 
+def test_who_has_failed_while_the_one_that_hangs_was_looked_at_is_named_as_another_failure(daemon: Daemon) -> None:
+    daemon.fail(1, root_cause=False, reason="was killed by SIGABRT")
+    daemon.fail(0)
+    daemon.give_up()
+    (text,) = daemon.shown
+    assert b"Other failures:\n  attempt 0, rank 1: was killed by SIGABRT\n" in text
+
+
 def test_a_disk_that_takes_nothing_is_told_once_and_again_after_it_did(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,7 +161,7 @@ def test_a_stop_takes_over_from_the_ladder_of_a_single_worker() -> None:
         (10.0, asked_to_stop(), "no timer condemned:0; SIGTERM tree 0#0; timer ladder 40", "group.stopping"),
         (39.0, fired("condemned:0", 39.0)),
         (39.5, unready(0, "503")),
-        (39.6, killed(0, 15), "", "worker.exited by=probe; worker.failed root_cause=true"),
+        (39.6, killed(0, 15), "", "worker.exited by=probe; worker.failed root_cause=false"),
         (39.7, gone(0), "no timer ladder", "group.stopped"),
     )  # fmt: skip
     assert story.phase_of() is Phase.FINISHED
