@@ -235,20 +235,22 @@ async def test_one_that_ends_by_itself_is_told_with_its_exit_code(
 DAEMON = """
 import asyncio, os, subprocess, sys
 from supervisor.host.containment import MARK
+from supervisor.host.disk import Disk
 from supervisor.host.guardian import Guardian
 from supervisor.host.state import StateFile, this_daemon
 
 async def main():
     us = this_daemon(sys.argv[2])
     loop = asyncio.get_running_loop()
-    file = StateFile(sys.argv[1], us, "job-42", loop, print)
+    file = StateFile(sys.argv[1], us, "job-42", loop, print, Disk())
     guardian = Guardian(us, sys.argv[1], loop, print, print)
     env = {} if "unmarked" in sys.argv else {MARK: us.mark + ".1"}
     for rank in range(3):
         worker = subprocess.Popen(["/bin/sleep", "1000"], env=env, start_new_session=True, stdout=subprocess.DEVNULL)
         print(worker.pid, flush=True)
         file.started("job", rank, 0, worker.pid)
-    await asyncio.sleep(0.2)
+    while open(sys.argv[1] + "/state.json").read().count('"rank"') < 3:
+        await asyncio.sleep(0.01)
     if "held" in sys.argv:
         ours = guardian._pipe
         child = subprocess.Popen(["/bin/sleep", "1000"], env={}, pass_fds=[ours], start_new_session=True)
@@ -277,7 +279,7 @@ def test_workers_die_with_their_daemon(how: str, tmp_path: Path) -> None:
         for pidfd in pidfds:
             assert select.select([pidfd], [], [], 5)[0]
             os.close(pidfd)
-        assert time.monotonic() - killed_at < 1
+        assert time.monotonic() - killed_at < 3  # one on a quiet host
         if holder is not None:
             process = read_process(holder)
             assert process

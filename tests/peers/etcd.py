@@ -8,6 +8,7 @@ import random
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,9 @@ INSTALLED = shutil.which("etcd") is not None
 
 needs_etcd = pytest.mark.skipif(not INSTALLED, reason="no etcd here; install it with: apt-get install etcd-server")
 
+MEMORY = "/dev/shm"
+"""etcd waits for its disk with every transaction, and other tests keep that busy: no power failure is tested here."""
+
 
 class Member:
     """One member of a cluster, started and ended at will."""
@@ -29,6 +33,7 @@ class Member:
         self.client_url = f"{scheme}://127.0.0.1:{_free_port()}"
         self.peer_url = f"http://127.0.0.1:{_free_port()}"
         self.directory = directory
+        self.data = tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
         self.flags = list(flags)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -36,7 +41,7 @@ class Member:
         with open(self.directory / f"{self.name}.log", "ab") as log:
             self._process = subprocess.Popen(
                 [
-                    "etcd", "--name", self.name, "--data-dir", self.directory / self.name,
+                    "etcd", "--name", self.name, "--data-dir", self.data.name,
                     "--listen-client-urls", self.client_url, "--advertise-client-urls", self.client_url,
                     "--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url,
                     "--initial-cluster", cluster, "--heartbeat-interval", "50", "--election-timeout", "500",
@@ -81,6 +86,7 @@ class Etcd:
     def stop(self) -> None:
         for member in self.members:
             member.kill()
+            member.data.cleanup()
 
 
 async def ready(store: EtcdStore) -> None:
