@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.rankd import until
+from tests.ports import free_port
 
 NAME = "haproxy"
 needed = pytest.mark.skipif(
@@ -88,10 +89,3 @@ def haproxy(folder: Path, backend: str) -> Iterator[Proxy]:
         finally:
             process.terminate()
             process.wait(10)
-
-
-def free_port() -> int:
-    """A port of loopback that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

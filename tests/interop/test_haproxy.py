@@ -13,7 +13,8 @@ import pytest
 from tests.end_to_end.configs import SLEEP, group, python, table
 from tests.end_to_end.conftest import Start
 from tests.end_to_end.rankd import Rankd
-from tests.interop.haproxy import free_port, haproxy, needed
+from tests.interop.haproxy import haproxy, needed
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.interop, pytest.mark.end_to_end, needed]
 

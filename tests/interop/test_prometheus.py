@@ -19,7 +19,7 @@ from supervisor.report.metrics import Metrics
 from tests.end_to_end.configs import SLEEP, group, python
 from tests.end_to_end.conftest import Start
 from tests.end_to_end.rankd import until
-from tests.interop.haproxy import free_port
+from tests.ports import free_port
 from tests.report.views import Standing
 
 pytestmark = [

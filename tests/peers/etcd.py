@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import aiohttp
 import pytest
 
 from supervisor.peers.etcd import EtcdStore
+from tests.ports import free_port
 
 INSTALLED = shutil.which("etcd") is not None
 
@@ -30,8 +30,8 @@ class Member:
 
     def __init__(self, name: str, directory: Path, scheme: str = "http", flags: Sequence[str] = ()) -> None:
         self.name = name
-        self.client_url = f"{scheme}://127.0.0.1:{_free_port()}"
-        self.peer_url = f"http://127.0.0.1:{_free_port()}"
+        self.client_url = f"{scheme}://127.0.0.1:{free_port()}"
+        self.peer_url = f"http://127.0.0.1:{free_port()}"
         self.directory = directory
         self.data = tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
         self.flags = list(flags)
@@ -111,10 +111,3 @@ async def ask(endpoint: str, path: str, body: dict[str, object], token: str = ""
         answer: dict[str, object] = await got.json()
         assert got.status == 200, answer
         return answer
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
