@@ -30,7 +30,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "python3-venv")
 TOOLS = ("debootstrap", "systemd-nspawn", "nsenter", "setpriv")
 INSTALL = "apt-get install debootstrap systemd-container"
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a test gives up on something that takes much less."""
 
 Entry = dict[str, Any]
@@ -115,7 +115,7 @@ def install(os_root: Path, folder: Path) -> Path:
     theirs = ["--only-binary=:all:", f"--python-version={version}"]
     subprocess.run([*pip, "download", *theirs, f"--dest={wheels}", str(rankd)], check=True)
     with booted(os_root, folder / "console", bind={"/mnt": wheels, "/opt/rankd": opt}) as machine:
-        machine.run("python3", "-m", "venv", "/opt/rankd")
+        machine.run("python3", "-m", "venv", "/opt/rankd", timeout=120)
         machine.run("/opt/rankd/bin/pip", "install", "--no-index", "--find-links=/mnt", "rankd", timeout=120)
     return opt
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +18,18 @@ __all__ = ["rankd"]
 
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """This checkout installed for the Python of the booted system: its /opt/rankd."""
-    return boots.install(boots.root(), tmp_path_factory.mktemp("installation"))
+    """This checkout installed for the Python of the booted system: its /opt/rankd, made once for all who run tests."""
+    own = tmp_path_factory.getbasetemp()
+    everybodys = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder, made = everybodys / "installation", everybodys / "installation.made"
+    with open(everybodys / "installation.lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            boots.install(boots.root(), folder)
+            made.touch()
+    return folder / "rankd"
 
 
 @pytest.fixture
