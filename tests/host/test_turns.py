@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from supervisor import clock
+from supervisor.host import turns as under_test
 from supervisor.host.turns import Turns
 
 
@@ -37,7 +38,10 @@ def test_a_turn_is_the_time_between_two_waits_and_waiting_is_none_of_it(turns: T
     assert heard[1] < 0.2, "it had waited meanwhile"
 
 
-def test_what_was_there_at_once_may_have_been_there_since_the_last_look(turns: Turns) -> None:
+def test_what_was_there_at_once_may_have_been_there_since_the_last_look(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "BLOCKED", 10.0)  # however long somebody else runs meanwhile
     reader, writer = os.pipe()
     try:
         turns.register(reader, 1)
