@@ -370,7 +370,7 @@ class Daemon:
 
     async def _load(self, load: Callable[[], Loaded]) -> Loaded:
         """Import in a thread what takes long: the loop stays free meanwhile."""
-        with self._processes.spawner.beside_threads():
+        with self._processes.spawner.beside_loading():
             try:
                 return await anyio.to_thread.run_sync(load)
             except RuntimeError:  # no thread to be had: the loop must wait, then

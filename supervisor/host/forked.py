@@ -34,6 +34,7 @@ def serve() -> None:
     """The life of the server: until the other end of its socket is closed."""
     requests = socket.socket(fileno=SOCKET)
     requests.set_inheritable(False)
+    _close_beyond(SOCKET)
     # What a worker would inherit: Python ignores these two from its start, and caught signals are reset by exec(2)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
@@ -54,6 +55,11 @@ def serve() -> None:
             os.write(fds[3], f"0\nfork\n{error.errno}\n".encode())
         for fd in fds:
             os.close(fd)
+
+
+def _close_beyond(last: int) -> None:
+    """What a thread of the daemon had open without close-on-exec when we were started is for no worker."""
+    os.closerange(last + 1, 1 + max(map(int, os.listdir("/proc/self/fd"))))
 
 
 def forker(machine: str) -> Callable[[], int]:

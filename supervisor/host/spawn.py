@@ -157,7 +157,7 @@ class Spawner:
         self._open_files = OpenFiles()
         self._server = ForkServer(leave_alone, self._open_files)
         self._home = _way_back()
-        self._others = 0
+        self._others = self._loaders = 0
 
     def many_descriptors(self) -> AbstractContextManager[None]:
         """Within, we may open as many files as the hard limit allows. Workers get the soft limit that we had before."""
@@ -174,6 +174,20 @@ class Spawner:
             yield
         finally:
             self._others -= 1
+
+    @contextmanager
+    def beside_loading(self) -> Iterator[None]:
+        """Within, a thread of ours may load libraries. It is as ``beside_threads``, and more.
+
+        They open files by fopen(3) without close-on-exec, as OpenSSL its configuration, and a program started plainly
+        just then would inherit that. So all start by the fork server.
+        """
+        self._loaders += 1
+        try:
+            with self.beside_threads():
+                yield
+        finally:
+            self._loaders -= 1
 
     def spawn(
         self, plan: WorkerPlan, env: Mapping[str, str], identity: Identity, stdin: int, stdout: int, stderr: int,
@@ -214,6 +228,8 @@ class Spawner:
         if stdout == 0 or stderr == 0 or (stderr == 1 and stdout != 1):
             return False  # one stream would replace another before its turn comes
         if plan.cwd and self._home is None:
+            return False
+        if self._loaders:
             return False
         return not self._others or (not plan.cwd and self._open_files.leaves_room())
 

@@ -66,10 +66,10 @@ async def test_signal_handlers_and_mask_are_never_touched(run: Run, monkeypatch:
 
     before = [signal.getsignal(number) for number in SIGNALS]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    for name in ("signal", "set_wakeup_fd", "siginterrupt"):
-        monkeypatch.setattr(signal, name, touched)
-    await run()
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:  # undone at a failure as well: pytest's own alarm needs them
+        for name in ("signal", "set_wakeup_fd", "siginterrupt"):
+            patched.setattr(signal, name, touched)
+        await run()
     assert [signal.getsignal(number) for number in SIGNALS] == before
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
 

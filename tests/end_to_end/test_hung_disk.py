@@ -18,7 +18,22 @@ from tests.end_to_end.rankd import Rankd, until
 pytestmark = pytest.mark.end_to_end
 
 LINE = 1000
-FLOOD = f"import os\nLINE = {LINE}\nfor n in range(10**9): os.write(1, b'%09d' % n + b'.' * (LINE - 10) + b'\\n')"
+FLOOD = python(f"""
+import os, signal, time
+LINE, last = {LINE}, 10**9
+def a_few_more(*_):
+    global last
+    last = n + 50
+signal.signal(signal.SIGUSR1, a_few_more)
+n = 0
+while n < last:
+    os.write(1, b'%09d' % n + b'.' * (LINE - 10) + b'\\n')
+    n += 1
+    if n % 20 == 0:
+        time.sleep(0.001)  # a test that is kept waiting finds the disk not full
+signal.pause()
+""")
+"""Writes lines without end; SIGUSR1: a few more."""
 
 
 class FreezableDisk:
@@ -56,7 +71,7 @@ def disk(tmp_path: Path) -> Iterator[FreezableDisk]:
 def flooded(rankd: Start, disk: FreezableDisk) -> Rankd:
     """One group floods the disk, the other has nothing to do with it."""
     daemon = rankd(
-        group("job", python(FLOOD), logs={"dir": str(disk.path), "tee": "1", "rotate": {"max_bytes": 1 << 24}})
+        group("job", FLOOD, logs={"dir": str(disk.path), "tee": "1", "rotate": {"max_bytes": 1 << 24, "keep": 100}})
         + group("other", SLEEP),
         console=False,
     )
@@ -80,10 +95,9 @@ def test_a_disk_that_does_not_answer_holds_up_nobody_and_its_file_says_what_is_m
     daemon.wait_for("worker.started", group="other", attempt=1)
     disk.thaw()
     over = daemon.wait_for("worker.output_dropped", over=True, group="job")
-    os.kill(flood, signal.SIGSTOP)
+    os.kill(flood, signal.SIGUSR1)
     mark = re.compile(rb"\[rankd: dropped (\d+) bytes: the disk does not answer\]\n")
     text = until(lambda: marked(disk.path, mark), "lines behind the mark")
-    os.kill(flood, signal.SIGCONT)
     assert daemon.stop() == 0
     before, missing, after = mark.split(text, maxsplit=1)
     assert int(missing) == over["dropped_bytes"] > 0

@@ -202,6 +202,16 @@ def test_a_plain_start_stays_plain_beside_threads_while_few_files_are_open(host:
     assert not host.servers
 
 
+@ways
+def test_what_a_library_has_open_while_it_is_loaded_reaches_no_worker(host: Host, way: Way) -> None:
+    """Also if that is when the fork server is started."""
+    with open("/proc/self/comm") as file, host.spawner.many_descriptors(), host.spawner.beside_loading():
+        os.set_inheritable(file.fileno(), True)
+        for _ in range(2):
+            listed = host.printed("sh", "-c", "exec ls -l /proc/self/fd", **way).decode().splitlines()[1:]
+            assert [line.split()[8] for line in listed] == ["0", "1", "2", "3"]
+
+
 @pytest.mark.parametrize(
     ("limit", "seen"),
     [
