@@ -222,7 +222,8 @@ class GroupPlan:
     ``macros`` says what ``${NAME}`` in ``command`` stands for: a variable of the worker's environment, or nothing but
     torch's one macro, ``${local_rank}``. ``run_dir``, absolute: where this run's attempts are, if not in ``logs.dir``.
     ``returns``: the command runs a function, whose return value is kept. ``ready_after`` and ``unready_after``: seconds
-    that the group has to be ready, or not, before others are told so.
+    that the group has to be ready, or not, before others are told so. ``first_port``: PORT of local rank 0, the others'
+    follow it; 0: workers get none.
     """
 
     name: str
@@ -243,6 +244,7 @@ class GroupPlan:
     virtual_local_rank: bool = False
     master_addr: str = "127.0.0.1"
     master_port: int = 0
+    first_port: int = 0
     macros: Literal["environment", "torch"] = "environment"
     run_dir: str = ""
     restart: RestartRules = RestartRules()
@@ -460,6 +462,8 @@ def rank_environment(
         "TORCHELASTIC_ERROR_FILE": error_file,
         "RANKD_ATTEMPT": str(attempt),
     }
+    if group.first_port:
+        env["PORT"] = str(group.first_port + local_rank)
     if group.virtual_local_rank:
         env["LOCAL_RANK"] = "0"
         if visible_devices:

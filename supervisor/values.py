@@ -30,6 +30,7 @@ CPU_SETS = rf"auto|none|{CPUS}(;{CPUS})*"
 STREAMS = r"[0-3]|[0-9]{1,9}:[0-3](,[0-9]{1,9}:[0-3])*"
 CPU_MAX = r"[0-9]{1,5}(\.[0-9]{1,6})?|[0-9]{1,10} [0-9]{1,7}"
 UMASK = r"0?[0-7]{3}"
+PORTS = r"[0-9]{1,5}(-[0-9]{1,5})?"
 GROUP_NAME = r"[A-Za-z0-9_.-]+"
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -299,6 +300,16 @@ def workers(value: object) -> int | Counted:
             return counted  # type: ignore[no-any-return]
     hint = "; remove the quotes" if isinstance(value, str) and value.isdecimal() else ""
     raise ValueError(f'{shown(value)} is not a number of workers (allowed: 1 and more, "cpu", "gpu", "auto"{hint})')
+
+
+def ports(value: object) -> range:
+    """The ports of ``8001-8016``, both ends included, or of ``8001`` alone."""
+    if isinstance(value, str) and re.fullmatch(PORTS, value):
+        first, _, last = value.partition("-")
+        found = range(int(first), int(last or first) + 1)
+        if found and found[0] >= 1 and found[-1] <= 65535:
+            return found
+    raise ValueError(f'{shown(value)} is not a range of ports (allowed: "8001-8016", "8001", from 1 to 65535)')
 
 
 def umask(value: object) -> int:

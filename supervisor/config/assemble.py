@@ -56,7 +56,7 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
 
     state_dir = directory("state_dir", daemon.state_dir, defaults.state_dir)
     _check_listeners(file.health, mistakes)
-    relations.check(file.groups, mistakes)
+    relations.check(file.groups, file.health, mistakes)
     return DaemonPlan(
         name=daemon.name,
         node_id=daemon.node_id or names.node_id(),
@@ -87,6 +87,7 @@ def _group(
     name: str, group: tables.Group, folder: str, state_dir: str, environ: Mapping[str, str], mistakes: Mistakes
 ) -> GroupPlan:
     workers = _workers(name, group, environ, mistakes)
+    _check_enough_ports(name, group, workers, mistakes)
     env = _env(name, group, folder, mistakes)
     seen = {**(environ if group.inherit_env else {}), **env}
     plan = GroupPlan(
@@ -107,6 +108,7 @@ def _group(
         unready_after=group.unready_after,
         virtual_local_rank=group.virtual_local_rank,
         master_port=group.master_port,
+        first_port=group.ports.start if group.ports else 0,
         restart=_restart(name, group.restart, mistakes),
         stop=StopRules(_ladder(group.stop), group.stop.scope),
         watchdog=_watchdog(name, group.watchdog, mistakes),
@@ -159,6 +161,14 @@ def _workers(name: str, group: tables.Group, environ: Mapping[str, str], mistake
     except ValueError as error:
         mistakes.say(("groups", name, "workers"), str(error))
         return 1
+
+
+def _check_enough_ports(name: str, group: tables.Group, workers: int, mistakes: Mistakes) -> None:
+    if group.ports and len(group.ports) < workers and not mistakes.about("groups", name, "workers"):
+        has = f"{len(group.ports)} port{'s' * (len(group.ports) > 1)} for {workers} workers"
+        last = group.ports.start + workers - 1
+        hint = f" (allowed: {group.ports.start}-{last} and more)" if last <= 65535 else ""
+        mistakes.say(("groups", name, "ports"), f"has {has}{hint}")
 
 
 def _cwd(given: str | None, folder: str) -> str:
@@ -317,11 +327,12 @@ SET_BY_US = _set_by_us()
 
 def _env(name: str, group: tables.Group, folder: str, mistakes: Mistakes) -> dict[str, str]:
     path = ("groups", name)
+    ours = SET_BY_US | {"PORT"} if group.ports else SET_BY_US
     env: dict[str, str] = {}
     for number, given in enumerate(group.env_files):
         file = os.path.join(folder, given)
         try:
-            found, wrong = files.parse_environment(file, files.read(file), SET_BY_US)
+            found, wrong = files.parse_environment(file, files.read(file), ours)
         except ValueError as error:
             mistakes.say((*path, "env_files", number), f"{values.shown(file)} {error}")
             continue
@@ -332,7 +343,7 @@ def _env(name: str, group: tables.Group, folder: str, mistakes: Mistakes) -> dic
             values.env_name(variable)
         except ValueError as error:
             mistakes.say((*path, "env", variable), str(error))
-        if variable in SET_BY_US:
+        if variable in ours:
             mistakes.say((*path, "env", variable), files.OURS)
     return _of_account(group.user) | env | group.env
 

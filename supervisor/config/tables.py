@@ -64,6 +64,7 @@ Workers = Annotated[
         }
     ),
 ]
+Ports = Annotated[range, PlainValidator(values.ports), WithJsonSchema(_text(values.PORTS))]
 Umask = Annotated[int, PlainValidator(values.umask), WithJsonSchema(_text(values.UMASK))]
 Account = Annotated[
     str,
@@ -387,6 +388,9 @@ class Group(Table):
     )
     virtual_local_rank: bool = key(False, "Each worker sees one GPU and LOCAL_RANK 0.")
     master_port: Port = key(0, "MASTER_PORT; 0: a free one, kept for this group.")
+    ports: Ports | None = key(
+        None, "A range, 8001-8016: each worker's PORT, the first one for local rank 0. Default: PORT is not set."
+    )
     restart: Restart = key({})
     stop: Stop = key({})
     watchdog: Watchdog = key({})

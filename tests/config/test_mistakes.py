@@ -323,6 +323,50 @@ def test_a_fixed_port_belongs_to_one_group(file: Path) -> None:
     assert told(file, text) == ["6: groups.b.master_port: 29500 is the port of group a already"]
 
 
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (("workers = 3", 'ports = "8001-8002"'), "has 2 ports for 3 workers (allowed: 8001-8003 and more)"),
+        (("workers = 2", 'ports = "65535"'), "has 1 port for 2 workers"),
+        (
+            ('ports = "8002-8001"',),
+            '"8002-8001" is not a range of ports (allowed: "8001-8016", "8001", from 1 to 65535)',
+        ),
+        (('ports = "0-9"',), '"0-9" is not a range of ports'),
+        (('ports = "65535-65536"',), '"65535-65536" is not a range of ports'),
+        (("ports = 8001",), "8001 is not a range of ports"),
+        (('ports = "8001-8009"', "master_port = 8003"), "8003 is the master_port of group a"),
+        (('ports = "8079-8080"',), "8080 is the health listener's ([::1]:8080)"),
+        (('ports = "8090"',), "8090 is agent_check's (127.0.0.1:8090)"),
+    ],
+)
+def test_a_range_of_ports_has_one_for_each_worker_and_none_that_is_taken(
+    file: Path, lines: tuple[str, ...], words: str
+) -> None:
+    listeners = '[health]\nlisten = ["unix:/h", "127.0.0.1:0", "[::1]:8080"]\nagent_check = "127.0.0.1:8090"\n'
+    (mistake,) = told(file, group("a", *lines) + listeners)
+    assert mistake.partition(": ")[2].startswith(f"groups.a.ports: {words}")
+
+
+def test_no_two_groups_have_a_port_in_common(file: Path) -> None:
+    ranges = {"a": "8001-8004", "b": "8005", "c": "8003-8009", "d": "8010-8011"}
+    assert told(file, "".join(group(name, f'ports = "{ports}"') for name, ports in ranges.items())) == [
+        "9: groups.c.ports: 8003-8004 belongs to group a already",
+        "9: groups.c.ports: 8005 belongs to group b already",
+    ]
+
+
+def test_with_a_range_nobody_else_sets_port(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "job.env").write_text("PORT=1\n")
+    ours = "rankd sets this variable for every worker itself (leave it out)"
+    assert told(file, group("a", 'ports = "8001"', 'env = { PORT = "1" }')) == [f"4: groups.a.env.PORT: {ours}"]
+    file.write_text(group("a", 'ports = "8001"', 'env_files = ["job.env"]'))
+    with pytest.raises(ConfigError, match=r"job\.env:1: PORT: rankd sets this variable"):
+        load(str(file), ENVIRON)
+    file.write_text(group("a", 'env = { PORT = "1" }'))
+    assert load(str(file), ENVIRON).groups["a"].env["PORT"] == "1"
+
+
 def test_an_environment_file_is_told_of_by_its_own_lines(file: Path, tmp_path: Path) -> None:
     (tmp_path / "job.env").write_text('# fine\nA=1\nB\nexport C=2\nD=\'x\nE="\nRANK=1\nF=a\0b\n=3\nG="\'"\n')
     file.write_text(group("a", 'env_files = ["job.env"]') + group("b", 'env_files = ["job.env"]'))

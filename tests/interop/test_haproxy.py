@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import re
+import socket
 import sys
 import threading
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +22,8 @@ from tests.ports import free_port
 pytestmark = [pytest.mark.interop, pytest.mark.end_to_end, needed]
 
 EVERY = "inter 100ms fall 1 rise 1"
+
+SERVING = Path(__file__).resolve().parents[2] / "config" / "serving.toml"
 
 SERVER = """
 import http.server, signal, sys
@@ -120,6 +125,40 @@ def test_no_client_is_failed_while_one_of_two_daemons_drains_stops_and_comes_bac
         clients.until_answered(50)
         assert int(proxy.server("one")["stot"]) > before, "it is back in service"
     assert not clients.failures
+
+
+def test_the_haproxy_of_serving_toml_reaches_each_worker_and_drains_all_before_the_first_is_stopped(
+    rankd: Start, tmp_path: Path
+) -> None:
+    text, agent = SERVING.read_text(), free_port()
+    moved = {"8080": "0", "8090": str(agent)}
+    moved |= {str(8001 + number): str(port) for number, port in enumerate(free_ports(4))}
+    text = re.sub("|".join(moved), lambda found: moved[found[0]], text)
+    daemon = rankd(text)
+    backend = re.findall(r"^# {7}(.+)$", text, re.MULTILINE)
+    servers = [line.split()[1] for line in backend if line.startswith("server ")]
+    with haproxy(tmp_path, "\n".join(backend)) as proxy:
+        for name in servers:
+            proxy.until(name, status="UP", check_status="L7OK")
+        with Clients(proxy.port) as clients:
+            clients.until_answered(50)
+        assert not clients.failures
+        assert all(int(proxy.server(name)["stot"]) > 0 for name in servers)
+        daemon.signal()
+        for name in servers:
+            proxy.until(name, status="DRAIN (agent)")
+        assert not daemon.all("worker.stopping")
+    assert daemon.wait() == 0
+
+
+def free_ports(count: int) -> range:
+    """Ports of loopback in a row, each of which was free a moment ago."""
+    for first in range(20000, 30000, count):
+        with ExitStack() as taken, suppress(OSError):
+            for port in range(first, first + count):
+                taken.enter_context(socket.create_server(("127.0.0.1", port)))
+            return range(first, first + count)
+    raise AssertionError("no ports are free")
 
 
 class Clients:

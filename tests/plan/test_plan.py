@@ -237,6 +237,13 @@ def test_a_value_that_names_another_with_names_in_it_needs_it_above() -> None:
     assert planned(group(env={"PATH": "/opt/bin:${PATH}"}, inherit_env=False)).env["PATH"] == "/opt/bin:${PATH}"
 
 
+def test_each_worker_has_the_port_of_its_local_rank_whatever_it_is_told_of_its_device() -> None:
+    ports = [planned(group(first_port=8001, virtual_local_rank=True), rank).env["PORT"] for rank in range(2)]
+    assert ports == ["8001", "8002"]
+    assert planned(group(first_port=8001, env={"URL": "http://h:${PORT}"}), 1).env["URL"] == "http://h:8002"
+    assert "PORT" not in planned(group(inherit_env=False)).env
+
+
 # ---- what the host is given
 
 
