@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from supervisor.plan import Reach, World
+from supervisor.plan import GroupPlan, Reach, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,18 @@ class StopRequested:
 
     reason: str
     hurry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChanged:
+    """The configuration was read anew, and has another plan for the group.
+
+    ``restart``: what differs holds only for workers started anew. ``wanted``: it is to run even if it was stopped.
+    """
+
+    plan: GroupPlan
+    restart: bool
+    wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +168,8 @@ class TimerFired:
 
 
 Input = (
-    StartRequested | DependencyLost | StopRequested | WorldFormed | WorldRefused | WorkerStarted | WorkerNotStarted
-    | WorkerExited | StraysFound | WorkerGone | TimerFired
+    StartRequested | DependencyLost | StopRequested | PlanChanged | WorldFormed | WorldRefused | WorkerStarted
+    | WorkerNotStarted | WorkerExited | StraysFound | WorkerGone | TimerFired
 )  # fmt: skip
 
 

@@ -89,9 +89,14 @@ class Records:
             wrapper = structlog.make_filtering_bound_logger(SEVERITY[least])
             return structlog.wrap_logger(ReturnLogger(), chain, wrapper, dict, **context).bind()
 
-        log = logger(level)
-        self._render = {name: getattr(log, name) for name in PRIORITY}
+        self._logger = logger
+        self.set_level(level)
         self._mark = logger("debug").warning
+
+    def set_level(self, level: Level) -> None:
+        """From here on, events below that level are not told."""
+        log = self._logger(level)
+        self._render = {name: getattr(log, name) for name in PRIORITY}
 
     def tell(self, event: Event) -> None:
         """Write one line about an event, unless its level is below ours."""

@@ -13,6 +13,7 @@ import pytest
 from supervisor.core import events
 from supervisor.core.events import Event, Who, how_it_ended, signal_name
 from supervisor.core.messages import ErrorReport, ExitStatus
+from supervisor.core.reload import Changes, GroupChange
 
 WHO = Who("trainer", 5, 1, 2)
 SEGFAULT = ExitStatus(None, 11, True, 1024, 0.5, 0.25)
@@ -26,6 +27,8 @@ ARGUMENTS: dict[str, Any] = {
     "reasons": ("group a is starting",), "stream": "stdout", "lost": 512, "into": "stdout.log",
     "stderr_tail": "last\nwords", "over": False, "process": "99 sleep",
     "keys": ("memory_max", "cpu_max"), "words": "was killed by SIGKILL (out of memory)",
+    "mistakes": ("rankd.toml:3: groups.x: unknown key",),
+    "changes": Changes((), ("log.level",), ("c",), ("d",), {"a": GroupChange(("env", "required"), ("env",))}),
     "error": ErrorReport("ValueError: no", "Traceback ...", 1795349042, "no note"),
 }  # fmt: skip
 

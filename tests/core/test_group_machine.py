@@ -359,7 +359,7 @@ class Histories(RuleBasedStateMachine):
     def a_stop_ends_everything_within_the_ladders_time(self) -> None:
         """Invariant 4: dependents first, each group within its ladder's time."""
         plan = self.host.plan
-        ladders = sum(rung.wait for group in plan.groups.values() for rung in group.stop.ladder)
+        ladders = sum(rung.wait for group in self.groups() for rung in group.plan.stop.ladder)
         asked_at = self.host.now
         self.asked_to_end()
         self.host.settle(until=asked_at + plan.drain_delay + ladders)
