@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ from supervisor.host.cgroup import limits_without
 from supervisor.host.console import Console
 from supervisor.host.containment import become_subreaper
 from supervisor.host.guardian import Guardian, is_needed
+from supervisor.host.journal import Journal
+from supervisor.host.journal_records import JournalRecords
 from supervisor.host.leaves import contain
 from supervisor.host.output import Output
 from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
@@ -129,6 +131,7 @@ class Daemon:
         self._reload_asked = anyio.Event()
         self._not_reloaded = ""
         self._http: HealthListener | None = None
+        self._entries: JournalRecords | None = None
 
     async def main(self) -> int:
         """Everything between the first record and the last one."""
@@ -142,6 +145,7 @@ class Daemon:
                 level=plan.log_level,
                 format=self._format,
                 colour=_wants_colour(1),
+                journal=self._entries.add if self._entries is not None else None,
             )
             self._counts = Counts()
             self._ending = anyio.Event()
@@ -481,9 +485,15 @@ class Daemon:
         if not os.path.sameopenfile(1, 2):
             err = Console(2, on_broken=partial(self._console_lost, "stderr"), colour=_wants_colour(2))
         self._lines = Together(partial(self._write_records, out), asyncio.get_running_loop().call_soon)
+        if self._format == "journal" and systemd.is_journal(os.environ, 1):
+            with suppress(OSError):  # no descriptor to be had: lines on stdout are in the journal as well
+                soon = asyncio.get_running_loop().call_soon
+                self._entries = JournalRecords(Journal(), self._plan.run_id, self._lines.add, soon)
         try:
             yield out, err
         finally:
+            if self._entries is not None:
+                self._entries.close(FAREWELL)
             self._lines.flush()
             for console in {id(out): out, id(err): err}.values():
                 console.flush(FAREWELL)

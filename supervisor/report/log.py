@@ -72,17 +72,21 @@ class Records:
         level: Level = "info",
         format: Literal["json", "console", "journal"] = "json",
         colour: bool = False,
+        journal: Callable[[Event, bytes, bytes], object] | None = None,
     ) -> None:
-        """``write`` takes one whole line at a time and must neither block nor raise; ``colour`` is for the console."""
+        """``write`` takes one whole line at a time and must neither block nor raise; ``colour`` is for the console.
+
+        ``journal`` takes every event in place of ``write``: with its record, and with the line that it would be.
+        """
         self._write = write
+        self._journal = journal
+        self._priority = PRIORITY if format == "journal" else {}
         self._seq = 0
         chain: list[Any]
         if format == "console":
             chain = [Prose(service, colour=colour)]
         else:
             chain = [self._compose, JSONRenderer(serializer=to_json)]
-            if format == "journal":
-                chain.append(_with_priority)
         context: dict[str, Any] = {"service": service, "host": host, "run_id": run_id}
 
         def logger(least: Level) -> Any:
@@ -100,9 +104,14 @@ class Records:
 
     def tell(self, event: Event) -> None:
         """Write one line about an event, unless its level is below ours."""
-        line = self._render[event.level](event.name, told=event)
-        if line is not None:
-            self._write(line + b"\n")
+        record = self._render[event.level](event.name, told=event)
+        if record is None:
+            return
+        line = b"%s%s\n" % (self._priority.get(event.level, b""), record)
+        if self._journal is None:
+            self._write(line)
+        else:
+            self._journal(event, record, line)
 
     def dropped(self, lost: int) -> bytes:
         """The line that stands where ``lost`` bytes of lines could not be written."""
@@ -110,8 +119,7 @@ class Records:
             "log.lines_dropped", "warning", clock.now(),
             f"{lost} bytes of records were dropped: nobody read them in time", None, {"dropped_bytes": lost},
         )  # fmt: skip
-        line: bytes = self._mark(event.name, told=event)
-        return line + b"\n"
+        return b"%s%s\n" % (self._priority.get(event.level, b""), self._mark(event.name, told=event))
 
     def _compose(self, _logger: object, level: str, context: MutableMapping[str, Any]) -> dict[str, Any]:
         event: Event = context["told"]
@@ -132,10 +140,6 @@ class Records:
         record.update(event.fields)
         record.update(always)  # whatever a field is called, these mean what they say
         return record
-
-
-def _with_priority(_logger: object, level: str, line: bytes) -> bytes:
-    return PRIORITY[level] + line
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
