@@ -10,8 +10,8 @@ import random
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,11 +21,11 @@ import anyio.to_thread
 from supervisor import __version__, clock, premises
 from supervisor.core import events, groups, health
 from supervisor.core.events import Event, Who, signal_name
-from supervisor.core.groups import Begun, EndRequested, Groups
+from supervisor.core.groups import Begun, EndRequested, Groups, ReloadRequested
 from supervisor.core.health import Snapshot
 from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, WorkerStarted
 from supervisor.core.state import Phase
-from supervisor.errors import BUG, AddressUnavailable
+from supervisor.errors import BUG, AddressUnavailable, RankdError
 from supervisor.host import error_file, signals, systemd
 from supervisor.host.cgroup import limits_without
 from supervisor.host.commands import Commands
@@ -33,6 +33,8 @@ from supervisor.host.console import Console
 from supervisor.host.containment import become_subreaper
 from supervisor.host.guardian import Guardian, is_needed
 from supervisor.host.hook import run_command
+from supervisor.host.journal import Journal
+from supervisor.host.journal_records import JournalRecords
 from supervisor.host.leaves import contain
 from supervisor.host.output import Output
 from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
@@ -45,6 +47,7 @@ from supervisor.host.terminal import Terminal
 from supervisor.host.turns import Turns
 from supervisor.plan import (
     DaemonPlan,
+    GroupPlan,
     HookPlan,
     Reach,
     WorkerPlan,
@@ -55,6 +58,7 @@ from supervisor.plan import (
     worker_plan,
     world_environment,
 )
+from supervisor.reloading import Refused, reread
 from supervisor.report import listen
 from supervisor.report.agent import AgentListener
 from supervisor.report.counts import Counts
@@ -68,6 +72,7 @@ from supervisor.runtime import Runtime
 from supervisor.vigils import Vigils
 
 if TYPE_CHECKING:
+    from supervisor.report.http import HealthListener
     from supervisor.report.torchelastic import TorchElastic
 
 FAREWELL = 0.4
@@ -85,8 +90,11 @@ LAST_WAIT = 5.0
 """Seconds that killed workers may take to be gone when a bug ends us."""
 
 
-def run(plan: DaemonPlan) -> int:
-    """Supervise until the end; returns the exit code. Raises ``RankdError`` before any worker has been started."""
+def run(plan: DaemonPlan, source: str = "") -> int:
+    """Supervise until the end; returns the exit code. Raises ``RankdError`` before any worker has been started.
+
+    ``source``: the file that ``plan`` is from, to be read anew on SIGHUP; empty: there is none.
+    """
     signals.hold(plan.stop_signals)
     _open_standard_streams()
     seal_inherited_fds()
@@ -102,7 +110,7 @@ def run(plan: DaemonPlan) -> int:
         for listener in [*listeners, *agents]:
             stack.callback(listener.close)
         turns = Turns()
-        daemon = Daemon(plan, turns, listeners, agents, inherited, keeps_state=keeps_state)
+        daemon = Daemon(plan, turns, listeners, agents, inherited, keeps_state=keeps_state, source=source)
         systemd.forget(os.environ)
         loops = {"loop_factory": partial(asyncio.SelectorEventLoop, turns)}
         return anyio.run(daemon.main, backend="asyncio", backend_options=loops)
@@ -120,8 +128,12 @@ class Daemon:
         inherited: Sequence[Event] = (),
         *,
         keeps_state: bool = True,
+        source: str = "",
     ) -> None:
-        """``inherited``: what there is to tell of an earlier daemon. ``keeps_state``: ``state.json`` is ours."""
+        """``inherited``: what there is to tell of an earlier daemon. ``keeps_state``: ``state.json`` is ours.
+
+        ``source``: see ``run``.
+        """
         self._plan = plan
         self._turns = turns
         self._listeners = listeners
@@ -133,7 +145,7 @@ class Daemon:
         self._watchdog_every = systemd.watchdog_interval(os.environ, os.getpid())
         self._told_to = 2 if plan.as_job else 1
         self._format = resolve_format(plan.log_format, journal=systemd.is_journal(os.environ, 1), tty=os.isatty(1))
-        self._shared = {name: group_environment(plan, group, os.environ) for name, group in plan.groups.items()}
+        self._shared: dict[str, tuple[GroupPlan, Mapping[str, str]]] = {}
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
         self._claims: dict[str, PortClaim] = {}
         self._state: StateFile | None = None
@@ -143,6 +155,11 @@ class Daemon:
         self._stop_heard_at: float | None = None
         self._stopped_by: int | None = None
         self._is_up = False
+        self._source = source
+        self._reload_asked = anyio.Event()
+        self._not_reloaded = ""
+        self._http: HealthListener | None = None
+        self._entries: JournalRecords | None = None
 
     async def main(self) -> int:
         """Everything between the first record and the last one."""
@@ -156,6 +173,7 @@ class Daemon:
                 level=plan.log_level,
                 format=self._format,
                 colour=_wants_colour(self._told_to),
+                journal=self._entries.add if self._entries is not None else None,
             )
             self._ring = Ring(self._records.line)
             self._counts = Counts()
@@ -228,8 +246,10 @@ class Daemon:
 
     def form_world(self, group: str, attempt: int) -> World | str:
         """On one host a world is formed at once: all it needs is a port."""
-        plan = self._plan.groups[group]
+        plan = self._runtime.state.groups[group].plan
         claim: PortClaim | PortRefused
+        if group in self._claims and plan.master_port not in (0, self._claims[group].port):
+            self._claims.pop(group).release()  # a reload has named another
         if group in self._claims:
             claim = renew(self._claims[group], chance=self._chance)
         else:
@@ -240,8 +260,8 @@ class Daemon:
         return single_host_world(plan, attempt, plan.master_addr, claim.port)
 
     def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
-        plan = self._plan.groups[group]
-        shared = {**self._shared[group], **self._vigils.environment(group), **world_environment(world)}
+        plan = self._runtime.state.groups[group].plan
+        shared = {**self._environment(plan), **self._vigils.environment(group), **world_environment(world)}
 
         def plan_of(worker: Worker) -> WorkerPlan:
             made = worker_plan(self._plan, plan, world, shared, worker.rank, attempt=worker.attempt, restarts=restarts)
@@ -250,6 +270,13 @@ class Daemon:
             return made
 
         self._processes.enqueue(group, ((worker, partial(plan_of, worker)) for worker in workers))
+
+    def _environment(self, plan: GroupPlan) -> Mapping[str, str]:
+        """What all workers of a group share; put together once for each plan of it."""
+        known = self._shared.get(plan.name)
+        if known is None or known[0] is not plan:
+            known = self._shared[plan.name] = (plan, group_environment(self._plan, plan, os.environ))
+        return known[1]
 
     def abandon(self, group: str) -> None:
         self._processes.abandon(group)
@@ -279,7 +306,11 @@ class Daemon:
         )
         for event in [*self._inherited, *premises.told_of(0, contained.earlier)]:
             self._tell(event)
-        for group in self._plan.groups.values():
+        self._tell_what_is_unlimited(self._plan.groups.values())
+
+    def _tell_what_is_unlimited(self, plans: Iterable[GroupPlan]) -> None:
+        contained = self._containment
+        for group in plans:
             if keys := limits_without(group.resources, contained.controllers):
                 self._tell(events.group_unlimited(clock.now(), group.name, keys, contained.flavour))
 
@@ -291,6 +322,7 @@ class Daemon:
             tasks.start_soon(self._processes.run)
             tasks.start_soon(self._vigils.run)
             tasks.start_soon(self._ask_for_time_to_stop)
+            tasks.start_soon(self._reload_when_asked)
             if self._watchdog_every is not None:
                 tasks.start_soon(
                     systemd.feed_watchdog, self._notifier, self._watchdog_every, lambda: runtime.bug is None
@@ -337,7 +369,7 @@ class Daemon:
         agent = AgentListener(self._runtime.snapshot)
         if self._listeners:
             http = await self._load(_load_http)
-            listener = http(
+            listener = self._http = http(
                 self._look,
                 self._counts,
                 started_at=self._began_at,
@@ -399,13 +431,43 @@ class Daemon:
         await systemd.keep_extending(self._notifier, self._stop_deadline)
 
     def _beginning(self) -> Groups:
-        plan = self._plan
-        return groups.begin(
-            plan,
-            {name: _seed(plan, name) for name in plan.groups},
-            {name: premises.last_attempt(plan, name) for name in plan.groups},
-            clock.now(),
-        )
+        return groups.begin(self._plan, *_firsts(self._plan, self._plan.groups), clock.now())
+
+    async def _reload_when_asked(self) -> None:
+        """One reload after the other; what is asked for during one is one more."""
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked = anyio.Event()
+            if self._is_up:
+                self._notifier.reloading()
+            refused = await self._reload()
+            self._not_reloaded = f"not reloaded: {refused.why}" if refused else ""
+            if refused:
+                self._tell(events.daemon_reload_refused(clock.now(), refused.why, refused.mistakes))
+            if self._is_up and not self._ending.is_set():
+                self._notifier.ready(self._status_line())
+
+    async def _reload(self) -> Refused | None:
+        """Go by the file as it is now; or go on as before, and say why."""
+        plan = await reread(self._source, self._plan)
+        if isinstance(plan, Refused):
+            return plan
+        state = self._runtime.state
+        try:
+            firsts = _firsts(plan, plan.groups.keys() - state.groups.keys())
+        except RankdError as error:
+            return Refused(str(error))
+        if why := groups.why_not_reload(state, plan):
+            return Refused(f"{self._source}: {why}")
+        changed = [group for name, group in plan.groups.items() if self._plan.groups.get(name) != group]
+        self._plan = plan
+        self._failures.go_by(plan)
+        self._runtime.arrive(ReloadRequested(plan, *firsts))
+        self._records.set_level(plan.log_level)
+        if self._http is not None:
+            self._http.set_drain_status(plan.drain_status)
+        self._tell_what_is_unlimited(changed)
+        return None
 
     def _last_words(self) -> int:
         state, bug = self._runtime.state, self._runtime.bug
@@ -511,8 +573,7 @@ class Daemon:
         if self._format == "console":
             self._asked_to_end(signal.SIGHUP)
         else:
-            why = "this version cannot reload its configuration; restart it to apply a new one"
-            self._tell(events.daemon_reload_refused(clock.now(), why))
+            self._reload_asked.set()
 
     # ---- telling
 
@@ -532,9 +593,15 @@ class Daemon:
             other = Console(fd, on_broken=partial(self._console_lost, fd), colour=_wants_colour(fd))
         out, err = (other, records) if self._told_to == 2 else (records, other)
         self._lines = Together(partial(self._write_records, records), asyncio.get_running_loop().call_soon)
+        if self._format == "journal" and systemd.is_journal(os.environ, self._told_to):
+            with suppress(OSError):  # no descriptor to be had: lines on stdout are in the journal as well
+                soon = asyncio.get_running_loop().call_soon
+                self._entries = JournalRecords(Journal(), self._plan.run_id, self._lines.add, soon)
         try:
             yield out, err
         finally:
+            if self._entries is not None:
+                self._entries.close(FAREWELL)
             self._lines.flush()
             for console in {id(out): out, id(err): err}.values():
                 console.flush(FAREWELL)
@@ -638,6 +705,8 @@ class Daemon:
         self._tell(events.orphan_reaped(clock.now(), str(process)))
 
     def _changed(self, state: Groups) -> None:
+        for gone in self._claims.keys() - state.groups.keys():
+            self._claims.pop(gone).release()
         if self._terminal is not None:
             self._terminal.refresh()
         line = self._status_line()
@@ -652,7 +721,8 @@ class Daemon:
         return self._vigils.with_words(snapshot) if workers else snapshot
 
     def _status_line(self) -> str:
-        return health.one_line(self._runtime.snapshot(workers=False))
+        line = health.one_line(self._runtime.snapshot(workers=False))
+        return f"{self._not_reloaded}; {line}" if self._not_reloaded else line
 
     def _stop_deadline(self) -> float | None:
         return groups.stop_deadline(self._runtime.state, clock.now())
@@ -662,7 +732,7 @@ def _wants_colour(fd: int) -> bool:
     return os.isatty(fd) and "NO_COLOR" not in os.environ
 
 
-def _load_http() -> type:
+def _load_http() -> type[HealthListener]:
     from supervisor.report.http import HealthListener  # noqa: PLC0415 - what takes long is loaded late: see caller
 
     return HealthListener
@@ -682,6 +752,15 @@ def _open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number, so just this one
             os.set_inheritable(fd, True)
+
+
+def _firsts(plan: DaemonPlan, names: Iterable[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """What groups of these names begin with: a seed, and the highest attempt that has logs already.
+
+    Raises ``Unusable`` where nobody can see the second.
+    """
+    names = list(names)
+    return {name: _seed(plan, name) for name in names}, {name: premises.last_attempt(plan, name) for name in names}
 
 
 def _seed(plan: DaemonPlan, group: str) -> int:
