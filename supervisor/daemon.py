@@ -86,6 +86,8 @@ LAST_HOOKS = 10.0
 
 Loaded = TypeVar("Loaded")
 
+PostRecord = Callable[[str, bytes, Mapping[str, str], float], Awaitable[tuple[str, bool]]]
+
 LAST_WAIT = 5.0
 """Seconds that killed workers may take to be gone when a bug ends us."""
 
@@ -149,8 +151,8 @@ class Daemon:
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
         self._claims: dict[str, PortClaim] = {}
         self._state: StateFile | None = None
-        self._asked = [group.probe for group in plan.groups.values() if group.probe is not None]
         self._commands: Commands | None = None
+        self._post_record: PostRecord | None = None
         self._probes: Probes | None = None
         self._stop_heard_at: float | None = None
         self._stopped_by: int | None = None
@@ -208,8 +210,6 @@ class Daemon:
                 keeps_state=self._keeps_state,
             )
             self._counts.watched = self._vigils.by_group
-            if any(probe.exec for probe in self._asked):
-                self._commands = Commands(self._containment, self._processes.spawner)
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
             self._failures = Failures(
                 plan,
@@ -246,7 +246,11 @@ class Daemon:
 
     def form_world(self, group: str, attempt: int) -> World | str:
         """On one host a world is formed at once: all it needs is a port."""
-        plan = self._runtime.state.groups[group].plan
+        plan = self._plan_of(group)
+        try:
+            self._vigils.prepare(plan)
+        except premises.Unusable as error:
+            return str(error)
         claim: PortClaim | PortRefused
         if group in self._claims and plan.master_port not in (0, self._claims[group].port):
             self._claims.pop(group).release()  # a reload has named another
@@ -260,7 +264,7 @@ class Daemon:
         return single_host_world(plan, attempt, plan.master_addr, claim.port)
 
     def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
-        plan = self._runtime.state.groups[group].plan
+        plan = self._plan_of(group)
         shared = {**self._environment(plan), **self._vigils.environment(group), **world_environment(world)}
 
         def plan_of(worker: Worker) -> WorkerPlan:
@@ -283,6 +287,10 @@ class Daemon:
 
     def signal(self, group: str, workers: Sequence[Worker], signal: int, reach: Reach) -> None:
         self._processes.signal(group, workers, signal, reach)
+
+    def _plan_of(self, group: str) -> GroupPlan:
+        """By which the group goes now: a reload may have given it another one than it began with."""
+        return self._runtime.state.groups[group].plan
 
     # ---- the life of the daemon
 
@@ -317,8 +325,7 @@ class Daemon:
     async def _live(self) -> None:
         runtime = self._runtime
         async with anyio.create_task_group() as tasks:
-            if self._asked:
-                self._probes = Probes(tasks, self._post, self._commands)
+            self._probes = Probes(tasks, self._post, lambda group: self._plan_of(group).probe, self._commands_of_probes)
             tasks.start_soon(self._processes.run)
             tasks.start_soon(self._vigils.run)
             tasks.start_soon(self._ask_for_time_to_stop)
@@ -329,8 +336,7 @@ class Daemon:
                 )
             runtime.arrive(Begun())
             tasks.start_soon(self._serve_health)
-            if self._plan.hooks:
-                tasks.start_soon(self._run_hooks)
+            tasks.start_soon(self._run_hooks)
             await runtime.over.wait()
             if runtime.bug is None:
                 await self._hooks.finish(LAST_HOOKS if self._stop_heard_at is None else FAREWELL)
@@ -404,12 +410,12 @@ class Daemon:
     async def _run_hooks(self) -> None:
         """Deliver what hooks want, once the first workers have been started."""
         await self._processes.idle.wait()
-        if any(hook.url for hook in self._plan.hooks.values()):
-            self._post_record = await self._load(_load_webhook)
         await self._hooks.run()
 
     async def _deliver(self, hook: HookPlan, record: bytes, event: Event) -> tuple[str, bool]:
         if hook.url:
+            if self._post_record is None:
+                self._post_record = await self._load(_load_webhook)
             return await self._post_record(hook.url, record, hook.headers, hook.timeout)
         env = handed_on(os.environ) | {
             "RANKD_EVENT": event.name,
@@ -417,6 +423,11 @@ class Daemon:
             "RANKD_RUN_ID": self._plan.run_id,
         }
         return await run_command(hook.command, record, env, hook.timeout, self._containment.leave_alone), True
+
+    def _commands_of_probes(self) -> Commands:
+        if self._commands is None:
+            self._commands = Commands(self._containment, self._processes.spawner)
+        return self._commands
 
     def _come_up(self) -> None:
         """Say once that the daemon is up, unless it is on its way down already."""
@@ -462,10 +473,13 @@ class Daemon:
         changed = [group for name, group in plan.groups.items() if self._plan.groups.get(name) != group]
         self._plan = plan
         self._failures.go_by(plan)
+        self._hooks.go_by(plan.hooks)
         self._runtime.arrive(ReloadRequested(plan, *firsts))
         self._records.set_level(plan.log_level)
         if self._http is not None:
             self._http.set_drain_status(plan.drain_status)
+        for group in self._runtime.state.groups.values():
+            self._vigils.go_by(group.plan)
         self._tell_what_is_unlimited(changed)
         return None
 
@@ -707,6 +721,7 @@ class Daemon:
     def _changed(self, state: Groups) -> None:
         for gone in self._claims.keys() - state.groups.keys():
             self._claims.pop(gone).release()
+        self._vigils.keep(state.groups.keys())
         if self._terminal is not None:
             self._terminal.refresh()
         line = self._status_line()
@@ -738,7 +753,7 @@ def _load_http() -> type[HealthListener]:
     return HealthListener
 
 
-def _load_webhook() -> Callable[[str, bytes, Mapping[str, str], float], Awaitable[tuple[str, bool]]]:
+def _load_webhook() -> PostRecord:
     from supervisor.report.webhook import post  # noqa: PLC0415 - likewise
 
     return post

@@ -8,7 +8,8 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -61,8 +62,8 @@ class Vigils:
         leave_alone: Callable[[int], None],
         keeps_state: bool = True,
     ) -> None:
-        """``whose``: which worker of that group a process belongs to. ``who``: how events call a worker.
-        ``runs``: whether that group starts or runs, and is not being stopped.
+        """``plan`` is that of the start: see ``go_by``. ``whose``: which worker of that group a process belongs to.
+        ``who``: how events call a worker. ``runs``: whether that group starts or runs, and is not being stopped.
 
         ``last_lines``: the end of a worker's stderr. ``leave_alone`` is told of children of ours that are no workers.
         ``keeps_state``: what is learnt is kept in the state directory, which is ours.
@@ -80,26 +81,18 @@ class Vigils:
         self._found_meanwhile: dict[str, list[WorkerSilent]] = {}
         self._pids: dict[tuple[str, Worker], int] = {}
         self._vigils: dict[str, Vigil] = {}
-        self._sleepers = {
-            group.name: self._look_for_sleepers(group.name, group.watchdog.uninterruptible)
-            for group in plan.groups.values()
-            if group.watchdog.uninterruptible
-        }
+        self._sleepers: dict[str, Sleepers] = {}
+        self._plans: dict[str, GroupPlan] = {}
         self._jumped_at = float("-inf")
-        self._learnt: LearntFile | None = None
-        watched = [group for group in plan.groups.values() if group.watchdog.timer_file or group.watchdog.notify]
-        self._directory = _own_directory(plan.runtime_dir) if watched else None
+        self._learnt = LearntFile(plan.state_dir, self._all_learnt, self._unkept) if keeps_state else None
+        self._directory: tuple[str, int] | None = None
         try:
-            for group in watched:
-                self._vigils[group.name] = self._vigil(plan.runtime_dir, group)
-        except (OSError, NotStarted) as error:
+            for group in plan.groups.values():
+                self._watch(group)
+        except Unusable:
             self.close()
-            why = error.strerror if isinstance(error, OSError) else error
-            raise Unusable(f"{plan.runtime_dir}: no doors for the workers of {group.name} there: {why}") from error
-
-        if keeps_state and any(group.watchdog.auto.sections for group in watched):
-            self._learnt = LearntFile(plan.state_dir, self._all_learnt, self._unkept)
-            self._remember(self._learnt)
+            raise
+        self._remember(list(self._vigils))
 
     async def run(self) -> None:
         """Until cancelled, take evidence before anybody is ended; before and after that they are ended without it."""
@@ -109,6 +102,29 @@ class Vigils:
                 await anyio.sleep_forever()
             finally:
                 self._tasks = None
+
+    def prepare(self, plan: GroupPlan) -> None:
+        """The group's workers, of whom there is none yet, will be watched by this plan.
+
+        Raises ``Unusable`` when there can be no doors for them.
+        """
+        if self._watch(plan):
+            self._remember([plan.name])
+
+    def go_by(self, plan: GroupPlan) -> None:
+        """The group's workers are held to the limits of this plan from here on, unless it needs other doors: these
+        come with ``prepare``."""
+        known = self._plans.get(plan.name)
+        if known is not None and _doors(known) == _doors(plan):
+            self._hold_to(plan)
+
+    def keep(self, groups: AbstractSet[str]) -> None:
+        """There are no other groups than these any more, and nobody of any other."""
+        for gone in self._plans.keys() - groups:
+            del self._plans[gone]
+            for watch in (self._vigils.pop(gone, None), self._sleepers.pop(gone, None)):
+                if watch is not None:
+                    watch.close()
 
     def environment(self, group: str) -> Mapping[str, str]:
         """What that group's workers need to know to be heard."""
@@ -165,8 +181,45 @@ class Vigils:
             os.close(lock)
             self._directory = None
 
+    def _watch(self, plan: GroupPlan) -> bool:
+        """Open doors for the group where there are none, or others; true if it has some, and nothing is learnt yet."""
+        name, known = plan.name, self._plans.get(plan.name)
+        if known is not None and _doors(known) == _doors(plan):
+            self._hold_to(plan)
+            return False
+        earlier = self._vigils.pop(name, None)
+        if earlier is not None:
+            earlier.close()
+        if plan.watchdog.timer_file or plan.watchdog.notify:
+            try:
+                self._vigils[name] = self._vigil(self._plan.runtime_dir, plan)
+            except (OSError, NotStarted) as error:
+                self._plans.pop(name, None)
+                where, why = self._plan.runtime_dir, error.strerror if isinstance(error, OSError) else error
+                raise Unusable(f"{where}: no doors for the workers of {name} there: {why}") from error
+            if earlier is not None:
+                self._vigils[name].learnt.restore(earlier.learnt.to_json())
+        self._hold_to(plan)
+        return earlier is None and name in self._vigils
+
+    def _hold_to(self, plan: GroupPlan) -> None:
+        name, known = plan.name, self._plans.get(plan.name)
+        self._plans[name] = plan
+        limit = plan.watchdog.uninterruptible
+        if limit and name not in self._sleepers:
+            sleepers = self._sleepers[name] = self._look_for_sleepers(name)
+            for worker, pid in [(worker, pid) for (of, worker), pid in self._pids.items() if of == name]:
+                sleepers.started(worker, pid)
+        if known is None or known.watchdog == plan.watchdog:
+            return
+        if name in self._vigils:
+            self._vigils[name].go_by(plan.watchdog)
+        if name in self._sleepers:
+            self._sleepers[name].go_by(limit)
+
     def _vigil(self, runtime_dir: str, group: GroupPlan) -> Vigil:
-        assert self._directory is not None
+        if self._directory is None:
+            self._directory = _own_directory(runtime_dir)
         user = None
         if group.user or group.group:
             identity = Identity.named(group.user, group.group)
@@ -174,7 +227,7 @@ class Vigils:
             for directory in (runtime_dir, self._directory[0]):  # to pass through, not to look into
                 os.chmod(directory, 0o711)  # noqa: S103
         directory = os.path.join(self._directory[0], group.name)
-        os.mkdir(directory)
+        os.makedirs(directory, exist_ok=True)
         os.chmod(directory, 0o700 if user is None else 0o711)
         return Vigil(
             group.watchdog,
@@ -188,10 +241,13 @@ class Vigils:
             user=user,
         )
 
-    def _look_for_sleepers(self, group: str, limit: float) -> Sleepers:
+    def _look_for_sleepers(self, group: str) -> Sleepers:
+        def limit() -> float:
+            return self._plans[group].watchdog.uninterruptible
+
         return Sleepers(
-            limit,
-            lambda worker, pid, details: self._post(group, WorkerHeld(worker, pid, limit, details)),
+            limit(),
+            lambda worker, pid, details: self._post(group, WorkerHeld(worker, pid, limit(), details)),
             lambda worker: self._post(group, WorkerLetGo(worker)),
         )
 
@@ -227,7 +283,7 @@ class Vigils:
 
     async def _evidence(self, group: str, worker: Worker, reason: str) -> str:
         """The path of the file; empty if it could not be written."""
-        plan, who = self._plan.groups[group], self._who(group, worker)
+        plan, who = self._plans[group], self._who(group, worker)
         others = [one for name, one in self._pids if name == group and one != worker]
         peers = [self._peer(group, one) for one in (worker, *others)]
         text = await evidence.gather(f"rank {who.rank} {reason}", peers, plan.watchdog.dump, self._leave_alone)
@@ -252,11 +308,15 @@ class Vigils:
             self._tell(events.daemon_clock_jumped(now, away_for))
         self._jumped_at = now
 
-    def _remember(self, file: LearntFile) -> None:
+    def _remember(self, groups: Sequence[str]) -> None:
+        """What an earlier daemon has learnt of these groups is not to be learnt anew."""
+        learning = [name for name in groups if self._vigils[name].learnt]
+        if self._learnt is None or not learning:
+            return
         try:
-            written = file.read()
-            for name, vigil in self._vigils.items():
-                vigil.learnt.restore(written.get(name, {}))
+            written = self._learnt.read()
+            for name in learning:
+                self._vigils[name].learnt.restore(written.get(name, {}))
         except (OSError, ValueError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
             asyncio.get_running_loop().call_soon(self._unkept, why)  # whom it is told is only being built
@@ -281,6 +341,12 @@ def _with_words(vigil: Vigil, view: WorkerView) -> WorkerView:
         return view
     sections = tuple((section.name, section.begun_at) for section in told.sections)
     return replace(view, status=told.status, progress=told.progress, sections=sections)
+
+
+def _doors(plan: GroupPlan) -> tuple[object, ...]:
+    """What of a plan workers have in their environment: it holds from their start to their end."""
+    rules = plan.watchdog
+    return rules.timer_file, rules.timer_path, rules.notify, rules.heartbeat, plan.user, plan.group
 
 
 def _own_directory(runtime_dir: str) -> tuple[str, int]:

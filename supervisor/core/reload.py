@@ -12,11 +12,18 @@ from typing import Any
 
 from supervisor.plan import DaemonPlan, GroupPlan
 
-AT_ONCE = frozenset({"daemon.when_done", "daemon.drain_delay", "log.level", "health.drain_status"})
+AT_ONCE = frozenset({"daemon.when_done", "daemon.drain_delay", "log.level", "health.drain_status", "hooks"})
 """Keys of the daemon that take effect at once; all others hold from its start to its end."""
 
-_GROUP_AT_ONCE = frozenset({"depends_on", "required", "stop", "restart"})
-_GROUP_RESTARTS = frozenset({"restart.scope"})
+_GROUP_AT_ONCE = frozenset(
+    {"depends_on", "required", "ready_after", "unready_after", "stop.ladder", "stop.scope"}
+    | {f"restart.{key}" for key in ("policy", "max_restarts", "window", "backoff", "reset_after")}
+    | {f"restart.{key}_exit_codes" for key in ("fatal", "success")}
+    | {f"probe.{key}" for key in ("interval", "timeout", "rise", "fall", "liveness")}
+    | {f"watchdog.{key}" for key in ("boot", "start_timeout", "sections", "auto", "out_of_section", "stopping")}
+    | {"watchdog.uninterruptible", "watchdog.dump"}
+)
+"""Keys of a group that its workers need not be started anew for."""
 _TABLES = {
     "daemon.log_level": "log.level",
     "daemon.log_format": "log.format",
@@ -77,9 +84,9 @@ def compare(old: DaemonPlan, new: DaemonPlan) -> Changes:
 
 def _change(old: GroupPlan, new: GroupPlan) -> GroupChange:
     keys = tuple(_differing(old, new))
-    return GroupChange(
-        keys, tuple(key for key in keys if key.split(".")[0] not in _GROUP_AT_ONCE or key in _GROUP_RESTARTS)
-    )
+    # A worker's READY=1 is waited for from its start or not at all.
+    at_once = _GROUP_AT_ONCE - (frozenset() if old.readiness == new.readiness else {"watchdog.start_timeout"})
+    return GroupChange(keys, tuple(key for key in keys if key not in at_once))
 
 
 def _differing(old: Any, new: Any, table: str = "", *, deep: bool = True) -> Iterator[str]:

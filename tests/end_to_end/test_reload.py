@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import socket
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.configs import SLEEP, group, table
+from tests.end_to_end.configs import SLEEP, group, python, table
 from tests.end_to_end.conftest import Start
-from tests.end_to_end.rankd import Rankd
+from tests.end_to_end.rankd import ROOT, Rankd, until
 
 pytestmark = pytest.mark.end_to_end
 
@@ -40,6 +42,68 @@ def test_groups_come_and_go_and_what_has_not_changed_is_not_touched(rankd: Start
     assert len(daemon.all("worker.started", group="stays")) == 2
     assert not daemon.all("worker.exited", group="stays")
     assert len({record["run_id"] for record in daemon.records}) == 1
+    assert daemon.stop() == 0
+
+
+def test_another_limit_of_a_section_holds_without_a_restart(rankd: Start) -> None:
+    script = f"""
+import signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from supervisor.worker import ready, section
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+ready()
+signal.sigwait([signal.SIGUSR1])
+with section("step"):
+    signal.pause()
+"""
+    job = group("job", python(script), watchdog={"start_timeout": "1m", "sections": {"step": "1h"}})
+    daemon = rankd(HEALTH + job)
+    pid = daemon.wait_for("worker.ready")["pid"]
+    rewrite(daemon, HEALTH + job.replace("1h", "100ms"))
+    assert daemon.wait_for("daemon.reloaded", applied=["job"])["changed_keys"] == ["groups.job.watchdog.sections"]
+    os.kill(pid, signal.SIGUSR1)
+    failed = daemon.wait_for("worker.failed")
+    assert "has been in section 'step' for longer than 0.1 s" in failed["reason"]
+    daemon.wait_for("group.ready", attempt=1)
+    assert daemon.stop() == 0
+
+
+def test_a_group_that_comes_is_watched_and_asked_and_told_of_like_any_other(rankd: Start, tmp_path: Path) -> None:
+    """Its doors are opened when it comes, opened anew when workers have to know of it, and gone with it."""
+
+    def web(heartbeat: str) -> str:
+        return group(
+            "web",
+            ["sh", "-c", f"echo $WATCHDOG_USEC $NOTIFY_SOCKET > {tmp_path}/$RANKD_ATTEMPT; exec sleep 1000"],
+            probe={"exec": ["test", "-e", f"{tmp_path}/well"], "interval": "100ms"},
+            watchdog={"heartbeat": heartbeat},
+        )
+
+    def told_to(attempt: int) -> list[str]:
+        return (tmp_path / str(attempt)).read_text().split()
+
+    daemon = rankd(STAYS)
+    daemon.wait_for("daemon.ready")
+    hook = table("hooks.page", events=["group.ready"], command=["sh", "-c", f"cat > {tmp_path}/page"])
+    rewrite(daemon, STAYS + hook + web("1h"))
+    assert daemon.wait_for("daemon.reloaded")["changed_keys"] == ["hooks"]
+    daemon.wait_for("group.started", group="web")
+    assert not daemon.all("group.ready", group="web")
+    (tmp_path / "well").touch()
+    ready = daemon.wait_for("group.ready", group="web")
+    until(lambda: (tmp_path / "page").exists() and (tmp_path / "page").read_text(), "the hook")
+    assert json.loads((tmp_path / "page").read_text()) == ready
+    usec, door = told_to(0)
+    assert (usec, Path(door).is_socket()) == ("3600000000", True)
+    rewrite(daemon, STAYS + hook + web("2h"))
+    daemon.wait_for("daemon.reloaded", restarted=["web"])
+    daemon.wait_for("group.ready", group="web", attempt=1)
+    assert told_to(1) == ["7200000000", door]
+    assert Path(door).is_socket()
+    rewrite(daemon, STAYS)
+    daemon.wait_for("group.stopped", group="web")
+    until(lambda: not Path(door).exists(), "the door to be gone")
+    assert daemon.http("/livez").status == 200
     assert daemon.stop() == 0
 
 
