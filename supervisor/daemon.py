@@ -75,9 +75,6 @@ if TYPE_CHECKING:
     from supervisor.report.http import HealthListener
     from supervisor.report.torchelastic import TorchElastic
 
-FAREWELL = 0.4
-"""Seconds that the last records may take to be written to each console, if it is slow."""
-
 ONE_REQUEST = 1.0
 """Seconds within which several signals are one request to stop."""
 
@@ -145,8 +142,8 @@ class Daemon:
         self._began_at = clock.now()
         self._notifier = systemd.Notifier.from_environment(os.environ)
         self._watchdog_every = systemd.watchdog_interval(os.environ, os.getpid())
-        self._told_to = 2 if plan.as_job else 1
-        self._format = resolve_format(plan.log_format, journal=systemd.is_journal(os.environ, 1), tty=os.isatty(1))
+        self._counts = Counts()
+        self._audience = Audience(plan, self._counts, lambda: self._runtime.state.groups, self._deliver)
         self._shared: dict[str, tuple[GroupPlan, Mapping[str, str]]] = {}
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
         self._claims: dict[str, PortClaim] = {}
@@ -161,37 +158,20 @@ class Daemon:
         self._reload_asked = anyio.Event()
         self._not_reloaded = ""
         self._http: HealthListener | None = None
-        self._entries: JournalRecords | None = None
 
     async def main(self) -> int:
         """Everything between the first record and the last one."""
         plan = self._plan
-        with self._consoles() as (out, err):
-            self._records = Records(
-                self._lines.add,
-                service=plan.name,
-                host=plan.node_id,
-                run_id=plan.run_id,
-                level=plan.log_level,
-                format=self._format,
-                colour=_wants_colour(self._told_to),
-                journal=self._entries.add if self._entries is not None else None,
-            )
-            self._ring = Ring(self._records.line)
-            self._counts = Counts()
-            self._hooks = Hooks(plan.hooks, self._records.line, self._deliver, self._tell, self._counts.hooks)
+        with self._audience.listening() as listening:
             self._turns.heard = self._counts.loop_lag.observe
             self._ending = anyio.Event()
-            teed = {"console": (out, err), "json": (err, err), "journal": (None, None)}[self._format]
-            inherited = (1, 2) if self._format == "console" else (2, 2)  # stdout is for records alone
-            # For people. Every line of a unit's journal is a record, and the records have it all.
-            show: dict[str, Callable[[bytes], object]] = {
-                "console": self._lines.add,
-                "json": partial(err.write, urgent=True),
-                "journal": lambda _: None,
-            }
             stdin = 0 if plan.as_job else None
-            output = self._output = Output(*teed, inherited=inherited, stdin=stdin, on_dropped=self._output_dropped)
+            output = self._output = Output(
+                *listening.teed,
+                inherited=listening.inherited,
+                stdin=stdin,
+                on_dropped=self._audience.output_dropped,
+            )
             self._counts.log_bytes = output.log_bytes
             self._counts.log_dropped_bytes = output.log_dropped_bytes
             become_subreaper()
@@ -211,19 +191,11 @@ class Daemon:
             )
             self._counts.watched = self._vigils.by_group
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
-            self._failures = Failures(
-                plan,
-                lambda: self._runtime.state.groups,
-                tell=self._tell,
-                show=show[self._format],
-                soon=asyncio.get_running_loop().call_soon,
-            )
-            self._torchelastic = self._told_as_torch(err)
             try:
                 with (
                     self._processes.spawner.many_descriptors(),
                     signals.signal_door(self._on_signals()),
-                    self._progress(),
+                    self._audience.progress(self._runtime.snapshot),
                     self._survived(),
                 ):
                     self._on_sigchld()  # some of what came with us may have ended before we listened
@@ -236,7 +208,7 @@ class Daemon:
                     self._commands.close()
                 self._containment.give_back()
                 output.close()
-                self._failures.flush()
+                self._audience.failures.flush()
                 for claim in self._claims.values():
                     claim.release()
                 self._notifier.close()
@@ -339,7 +311,7 @@ class Daemon:
             tasks.start_soon(self._run_hooks)
             await runtime.over.wait()
             if runtime.bug is None:
-                await self._hooks.finish(LAST_HOOKS if self._stop_heard_at is None else FAREWELL)
+                await self._audience.hooks.finish(LAST_HOOKS if self._stop_heard_at is None else FAREWELL)
             self._come_up()  # a job may be over before it was; systemd calls it failed if it never hears READY
             self._ending.set()
             self._notifier.stopping(self._status_line())
@@ -381,7 +353,7 @@ class Daemon:
                 started_at=self._began_at,
                 about={"service": self._plan.name, "host": self._plan.node_id, "run_id": self._plan.run_id},
                 drain_status=self._plan.drain_status,
-                ring=self._ring,
+                ring=self._audience.ring,
             )
         gc.collect()
         gc.freeze()  # what is here now stays: no later collection need look at it
@@ -410,7 +382,7 @@ class Daemon:
     async def _run_hooks(self) -> None:
         """Deliver what hooks want, once the first workers have been started."""
         await self._processes.idle.wait()
-        await self._hooks.run()
+        await self._audience.hooks.run()
 
     async def _deliver(self, hook: HookPlan, record: bytes, event: Event) -> tuple[str, bool]:
         if hook.url:
@@ -472,10 +444,9 @@ class Daemon:
             return Refused(f"{self._source}: {why}")
         changed = [group for name, group in plan.groups.items() if self._plan.groups.get(name) != group]
         self._plan = plan
-        self._failures.go_by(plan)
-        self._hooks.go_by(plan.hooks)
+        self._audience.go_by(plan)
         self._runtime.arrive(ReloadRequested(plan, *firsts))
-        self._records.set_level(plan.log_level)
+        self._audience.set_level(plan.log_level)
         if self._http is not None:
             self._http.set_drain_status(plan.drain_status)
         for group in self._runtime.state.groups.values():
@@ -500,7 +471,7 @@ class Daemon:
     def _hand_on_error(self, group: str) -> None:
         """Whoever supervises us (torchrun, another rankd) reads in our error file what has failed here."""
         ours, failure = os.environ.get("TORCHELASTIC_ERROR_FILE"), self._runtime.state.groups[group].failure
-        root = self._failures.root_cause(group)
+        root = self._audience.failures.root_cause(group)
         if root is None or failure is None or not ours:
             return
         fields, status = root.fields, failure.status
@@ -511,7 +482,7 @@ class Daemon:
         )
         code = -status.signal if status is not None and status.signal is not None else failure.exit_code
         try:
-            error_file.hand_on(f"{self._failures.directory(root)}/error.json", ours, otherwise, code)
+            error_file.hand_on(f"{self._audience.failures.directory(root)}/error.json", ours, otherwise, code)
         except OSError as error:
             sys.stderr.write(f"rankd: cannot write the error file '{ours}': {error.strerror}\n")
 
@@ -540,8 +511,8 @@ class Daemon:
         callbacks[signal.SIGCHLD] = self._on_sigchld
         callbacks[signal.SIGUSR1] = self._reopen_logs
         callbacks[signal.SIGUSR2] = lambda: None  # without a handler it would end us
-        if self._terminal is not None:
-            callbacks[signal.SIGWINCH] = self._terminal.refresh
+        if self._audience.terminal is not None:
+            callbacks[signal.SIGWINCH] = self._audience.terminal.refresh
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else: started by nohup(1)
             callbacks[signal.SIGHUP] = self._hung_up
         callbacks.update({number: partial(self._asked_to_end, number) for number in self._plan.stop_signals})
@@ -584,97 +555,17 @@ class Daemon:
 
     def _hung_up(self) -> None:
         """With a terminal: it is gone, and we go as well. Without: somebody expects a daemon to reload."""
-        if self._format == "console":
+        if self._audience.format == "console":
             self._asked_to_end(signal.SIGHUP)
         else:
             self._reload_asked.set()
 
     # ---- telling
 
-    @contextmanager
-    def _consoles(self) -> Iterator[tuple[Console, Console]]:
-        kind = Terminal if self._shows_progress() else Console
-        records: Console = kind(
-            self._told_to,
-            mark=self._mark,
-            on_broken=lambda why: self._console_lost(self._told_to, why, records.lines_at_break),
-            colour=_wants_colour(self._told_to),
-        )
-        self._terminal = records if isinstance(records, Terminal) else None
-        other = records
-        if not os.path.sameopenfile(1, 2):
-            fd = 3 - self._told_to
-            other = Console(fd, on_broken=partial(self._console_lost, fd), colour=_wants_colour(fd))
-        out, err = (other, records) if self._told_to == 2 else (records, other)
-        self._lines = Together(partial(self._write_records, records), asyncio.get_running_loop().call_soon)
-        if self._format == "journal" and systemd.is_journal(os.environ, self._told_to):
-            with suppress(OSError):  # no descriptor to be had: lines on stdout are in the journal as well
-                soon = asyncio.get_running_loop().call_soon
-                self._entries = JournalRecords(Journal(), self._plan.run_id, self._lines.add, soon)
-        try:
-            yield out, err
-        finally:
-            if self._entries is not None:
-                self._entries.close(FAREWELL)
-            self._lines.flush()
-            for console in {id(out): out, id(err): err}.values():
-                console.flush(FAREWELL)
-                console.close()
-
-    def _shows_progress(self) -> bool:
-        """On a terminal that can erase a line, and when nobody writes to it past us: a worker without a file would."""
-        return (
-            self._format == "console"
-            and os.isatty(self._told_to)
-            and os.environ.get("TERM", "dumb") != "dumb"
-            and not any(
-                group.logs.inherits(rank) for group in self._plan.groups.values() for rank in range(group.workers)
-            )
-        )
-
-    @contextmanager
-    def _progress(self) -> Iterator[None]:
-        """Meanwhile a terminal's bottom line says how the groups stand; whatever ends us, the shell finds it clean."""
-        terminal = self._terminal
-        if terminal is None:
-            yield
-            return
-        colour = _wants_colour(self._told_to)
-        terminal.show(lambda columns: progress(self._runtime.snapshot(workers=False), columns, colour=colour))
-        try:
-            yield
-        finally:
-            terminal.take_down()
-
     def _tell(self, event: Event) -> None:
         if event.name == "worker.unkillable":
             event = self._with_remains(event)
-        self._counts.observe(event)
-        if told := self._records.tell(event):
-            self._ring.add(*told)
-            self._hooks.hear(*told, event)
-        self._failures.observe(event)
-        if self._torchelastic is not None:
-            self._torchelastic.observe(event)
-
-    def _told_as_torch(self, console: Console) -> TorchElastic | None:
-        """Loaded where somebody has asked for it."""
-        plan = self._plan
-        if not (plan.torchelastic_events or plan.torchelastic_metrics):
-            return None
-        from supervisor.report.torchelastic import TorchElastic  # noqa: PLC0415
-
-        def sink(place: str) -> Callable[[bytes], object] | None:
-            if place == "console":
-                return partial(console.write, urgent=True)
-            return premises.appended(place, self._lost) if place else None
-
-        return TorchElastic(
-            plan,
-            lambda: self._runtime.state.groups,
-            events=sink(plan.torchelastic_events),
-            metrics=sink(plan.torchelastic_metrics),
-        )
+        self._audience.tell(event)
 
     def _with_remains(self, event: Event) -> Event:
         """The core knows who cannot be killed; what is left of it, and where that hangs, is seen in /proc."""
@@ -684,29 +575,6 @@ class Daemon:
         return events.worker_unkillable(
             event.at, who, pid, self._processes.remains(event.group, Worker(local_rank, attempt))
         )
-
-    def _lost(self, lines: bytes) -> None:
-        self._counts.events_dropped += lines.count(b"\n")
-
-    def _mark(self, lost: int) -> bytes:
-        return self._records.dropped(lost)
-
-    def _write_records(self, console: Console, lines: bytes) -> None:
-        if not console.write(lines, urgent=True):
-            self._lost(lines)
-
-    def _console_lost(self, fd: int, why: str, records: int = 0) -> None:
-        self._counts.events_dropped += records
-        self._tell(events.daemon_console_lost(clock.now(), "stdout" if fd == 1 else "stderr", why))
-
-    def _output_dropped(self, dropped: Dropped) -> None:
-        labels = dropped.labels
-        who = Who(labels["group"], int(labels["rank"]), int(labels["local_rank"]), int(labels["attempt"]))
-        now, stream, into, why, over = clock.now(), dropped.stream, dropped.into, dropped.reason, dropped.over
-        if dropped.waits:
-            self._tell(events.worker_output_blocked(now, who, stream, into, why, over=over))
-        else:
-            self._tell(events.worker_output_dropped(now, who, stream, into, dropped.bytes, why, over=over))
 
     def _state_unwritten(self, error: OSError | None) -> None:
         why = "" if error is None else f"{self._plan.state_dir}: {error.strerror}"
@@ -722,8 +590,8 @@ class Daemon:
         for gone in self._claims.keys() - state.groups.keys():
             self._claims.pop(gone).release()
         self._vigils.keep(state.groups.keys())
-        if self._terminal is not None:
-            self._terminal.refresh()
+        if self._audience.terminal is not None:
+            self._audience.terminal.refresh()
         line = self._status_line()
         if state.stage in ("draining", "stopping"):
             self._ending.set()
@@ -741,10 +609,6 @@ class Daemon:
 
     def _stop_deadline(self) -> float | None:
         return groups.stop_deadline(self._runtime.state, clock.now())
-
-
-def _wants_colour(fd: int) -> bool:
-    return os.isatty(fd) and "NO_COLOR" not in os.environ
 
 
 def _load_http() -> type[HealthListener]:
