@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from supervisor.errors import ConfigError, Mistake, SupervisorBug
 from supervisor.plan import DaemonPlan
@@ -22,8 +22,8 @@ PATIENCE = 60.0
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Not ``-m``, which would put the working directory before everything else on sys.path: there may be anybody's json.py.
 _PROGRAM = (
-    "import sys; root, path = sys.argv[1:]; sys.path.append(root); "
-    "from supervisor.config.__main__ import main; sys.exit(main(path))"
+    "import sys; root, *arguments = sys.argv[1:]; sys.path.append(root); "
+    "from supervisor.config.__main__ import main; sys.exit(main(*arguments))"
 )
 
 
@@ -53,6 +53,17 @@ class Reading:
             raise SupervisorBug(f"reading the configuration has taken longer than {timeout:g} s") from None
         finally:
             self.close()
+        return self.plan_in(out, err)
+
+    @property
+    def streams(self) -> tuple[IO[bytes], IO[bytes]]:
+        """Its stdout and stderr, for whoever reads both to their ends meanwhile and gives them to ``plan_in``."""
+        assert self._child.stdout is not None
+        assert self._child.stderr is not None
+        return self._child.stdout, self._child.stderr
+
+    def plan_in(self, out: bytes, err: bytes) -> DaemonPlan:
+        """The plan in what the child has said. Raises as ``result`` does."""
         try:
             answer = json.loads(out)
             if "mistakes" in answer:
@@ -60,7 +71,7 @@ class Reading:
             return plan_from_json(answer["plan"])
         except (ValueError, TypeError, KeyError) as error:
             raise SupervisorBug(
-                f"the process that reads the configuration ended with {self._child.returncode} "
+                f"the process that reads the configuration ended with {self._child.poll()} "
                 f"and no plan ({error}): {err.decode(errors='replace').strip()}"
             ) from None
 
@@ -73,11 +84,14 @@ class Reading:
                 stream.close()
 
 
-def read_apart(path: str) -> Reading:
-    """Begin to read the file at ``path`` with this process's environment and working directory."""
+def read_apart(path: str, node_id: str = "", run_id: str = "") -> Reading:
+    """Begin to read the file at ``path`` with this process's environment and working directory.
+
+    ``node_id``, ``run_id``: what a file means that names none. Raises ``OSError``.
+    """
     return Reading(
         subprocess.Popen(
-            [sys.executable, "-P", "-c", _PROGRAM, _ROOT, path],
+            [sys.executable, "-P", "-c", _PROGRAM, _ROOT, path, node_id, run_id],
             # Nobody's pydantic plugin is wanted, and looking for some would read every distribution's metadata.
             env=os.environ | {"PYDANTIC_DISABLE_PLUGINS": "__all__"},
             stdin=subprocess.DEVNULL,

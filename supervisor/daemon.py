@@ -10,7 +10,7 @@ import random
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,16 +19,16 @@ import anyio
 import anyio.to_thread
 
 from supervisor import __version__, clock, premises
+from supervisor.audience import FAREWELL, Audience
 from supervisor.core import events, groups, health
 from supervisor.core.events import Event, Who, signal_name
-from supervisor.core.groups import Begun, EndRequested, Groups
+from supervisor.core.groups import Begun, EndRequested, Groups, ReloadRequested
 from supervisor.core.health import Snapshot
 from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, WorkerStarted
-from supervisor.errors import BUG, AddressUnavailable
+from supervisor.errors import BUG, AddressUnavailable, RankdError
 from supervisor.host import error_file, signals, systemd
 from supervisor.host.cgroup import limits_without
 from supervisor.host.commands import Commands
-from supervisor.host.console import Console
 from supervisor.host.containment import become_subreaper
 from supervisor.host.disk import Disk
 from supervisor.host.guardian import Guardian, is_needed
@@ -39,12 +39,11 @@ from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
 from supervisor.host.probes import Probes
 from supervisor.host.proc import Process
 from supervisor.host.process import Processes, seal_inherited_fds
-from supervisor.host.sinks import Dropped
 from supervisor.host.state import StateFile, this_daemon
-from supervisor.host.terminal import Terminal
 from supervisor.host.turns import Turns
 from supervisor.plan import (
     DaemonPlan,
+    GroupPlan,
     HookPlan,
     Reach,
     WorkerPlan,
@@ -55,24 +54,15 @@ from supervisor.plan import (
     worker_plan,
     world_environment,
 )
+from supervisor.reloading import Refused, reread
 from supervisor.report import listen
 from supervisor.report.agent import AgentListener
 from supervisor.report.counts import Counts
-from supervisor.report.failures import Failures
-from supervisor.report.history import History
-from supervisor.report.hooks import Hooks
-from supervisor.report.log import Records, resolve_format
-from supervisor.report.progress import progress
-from supervisor.report.ring import Ring
-from supervisor.report.together import Together
 from supervisor.runtime import Runtime
 from supervisor.vigils import Vigils
 
 if TYPE_CHECKING:
-    from supervisor.report.torchelastic import TorchElastic
-
-FAREWELL = 0.4
-"""Seconds that the last records may take to be written to each console, if it is slow."""
+    from supervisor.report.http import HealthListener
 
 ONE_REQUEST = 1.0
 """Seconds within which several signals are one request to stop."""
@@ -82,12 +72,17 @@ LAST_HOOKS = 10.0
 
 Loaded = TypeVar("Loaded")
 
+PostRecord = Callable[[str, bytes, Mapping[str, str], float], Awaitable[tuple[str, bool]]]
+
 LAST_WAIT = 5.0
 """Seconds that killed workers may take to be gone when a bug ends us."""
 
 
-def run(plan: DaemonPlan) -> int:
-    """Supervise until the end; returns the exit code. Raises ``RankdError`` before any worker has been started."""
+def run(plan: DaemonPlan, source: str = "") -> int:
+    """Supervise until the end; returns the exit code. Raises ``RankdError`` before any worker has been started.
+
+    ``source``: the file that ``plan`` is from, to be read anew on SIGHUP; empty: there is none.
+    """
     signals.hold(plan.stop_signals)
     _open_standard_streams()
     seal_inherited_fds()
@@ -103,7 +98,7 @@ def run(plan: DaemonPlan) -> int:
         for listener in [*listeners, *agents]:
             stack.callback(listener.close)
         turns = Turns()
-        daemon = Daemon(plan, turns, listeners, agents, inherited, keeps_state=keeps_state)
+        daemon = Daemon(plan, turns, listeners, agents, inherited, keeps_state=keeps_state, source=source)
         systemd.forget(os.environ)
         loops = {"loop_factory": partial(asyncio.SelectorEventLoop, turns)}
         return anyio.run(daemon.main, backend="asyncio", backend_options=loops)
@@ -121,8 +116,12 @@ class Daemon:
         inherited: Sequence[Event] = (),
         *,
         keeps_state: bool = True,
+        source: str = "",
     ) -> None:
-        """``inherited``: what there is to tell of an earlier daemon. ``keeps_state``: ``state.json`` is ours."""
+        """``inherited``: what there is to tell of an earlier daemon. ``keeps_state``: ``state.json`` is ours.
+
+        ``source``: see ``run``.
+        """
         self._plan = plan
         self._turns = turns
         self._listeners = listeners
@@ -132,48 +131,36 @@ class Daemon:
         self._began_at = clock.now()
         self._notifier = systemd.Notifier.from_environment(os.environ)
         self._watchdog_every = systemd.watchdog_interval(os.environ, os.getpid())
-        self._told_to = 2 if plan.as_job else 1
-        self._format = resolve_format(plan.log_format, journal=systemd.is_journal(os.environ, 1), tty=os.isatty(1))
-        self._shared = {name: group_environment(plan, group, os.environ) for name, group in plan.groups.items()}
+        self._counts = Counts()
+        self._audience = Audience(plan, self._counts, lambda: self._runtime.state.groups, self._deliver)
+        self._shared: dict[str, tuple[GroupPlan, Mapping[str, str]]] = {}
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
         self._claims: dict[str, PortClaim] = {}
         self._state: StateFile | None = None
-        self._asked = [group.probe for group in plan.groups.values() if group.probe is not None]
         self._commands: Commands | None = None
+        self._post_record: PostRecord | None = None
         self._probes: Probes | None = None
         self._stop_heard_at: float | None = None
         self._stopped_by: int | None = None
         self._is_up = False
+        self._source = source
+        self._reload_asked = anyio.Event()
+        self._not_reloaded = ""
+        self._http: HealthListener | None = None
 
     async def main(self) -> int:
         """Everything between the first record and the last one."""
         plan = self._plan
-        with self._consoles() as (out, err):
-            self._records = Records(
-                self._lines.add,
-                service=plan.name,
-                host=plan.node_id,
-                run_id=plan.run_id,
-                level=plan.log_level,
-                format=self._format,
-                colour=_wants_colour(self._told_to),
-            )
-            self._ring = Ring(self._records.line)
-            self._history = History()
-            self._counts = Counts()
-            self._hooks = Hooks(plan.hooks, self._records.line, self._deliver, self._tell, self._counts.hooks)
+        with self._audience.listening() as listening:
             self._turns.heard = self._counts.loop_lag.observe
             self._ending = anyio.Event()
-            teed = {"console": (out, err), "json": (err, err), "journal": (None, None)}[self._format]
-            inherited = (1, 2) if self._format == "console" else (2, 2)  # stdout is for records alone
-            # For people. Every line of a unit's journal is a record, and the records have it all.
-            show: dict[str, Callable[[bytes], object]] = {
-                "console": self._lines.add,
-                "json": partial(err.write, urgent=True),
-                "journal": lambda _: None,
-            }
             stdin = 0 if plan.as_job else None
-            output = self._output = Output(*teed, inherited=inherited, stdin=stdin, on_dropped=self._output_dropped)
+            output = self._output = Output(
+                *listening.teed,
+                inherited=listening.inherited,
+                stdin=stdin,
+                on_dropped=self._audience.output_dropped,
+            )
             self._counts.log_bytes = output.log_bytes
             self._counts.log_dropped_bytes = output.log_dropped_bytes
             become_subreaper()
@@ -192,22 +179,12 @@ class Daemon:
                 keeps_state=self._keeps_state,
             )
             self._counts.watched = self._vigils.by_group
-            if any(probe.exec for probe in self._asked):
-                self._commands = Commands(self._containment, self._processes.spawner)
             self._runtime = Runtime(self._beginning(), self, self._tell, self._changed)
-            self._failures = Failures(
-                plan,
-                lambda: self._runtime.state.groups,
-                tell=self._tell,
-                show=show[self._format],
-                soon=asyncio.get_running_loop().call_soon,
-            )
-            self._torchelastic = self._told_as_torch(err)
             try:
                 with (
                     self._processes.spawner.many_descriptors(),
                     signals.signal_door(self._on_signals()),
-                    self._progress(),
+                    self._audience.progress(self._runtime.snapshot),
                     self._survived(),
                 ):
                     self._on_sigchld()  # some of what came with us may have ended before we listened
@@ -220,7 +197,7 @@ class Daemon:
                     self._commands.close()
                 self._containment.give_back()
                 output.close()
-                self._failures.flush()
+                self._audience.failures.flush()
                 for claim in self._claims.values():
                     claim.release()
                 self._notifier.close()
@@ -230,8 +207,14 @@ class Daemon:
 
     def form_world(self, group: str, attempt: int) -> World | str:
         """On one host a world is formed at once: all it needs is a port."""
-        plan = self._plan.groups[group]
+        plan = self._plan_of(group)
+        try:
+            self._vigils.prepare(plan)
+        except premises.Unusable as error:
+            return str(error)
         claim: PortClaim | PortRefused
+        if group in self._claims and plan.master_port not in (0, self._claims[group].port):
+            self._claims.pop(group).release()  # a reload has named another
         if group in self._claims:
             claim = renew(self._claims[group], chance=self._chance)
         else:
@@ -242,8 +225,8 @@ class Daemon:
         return single_host_world(plan, attempt, plan.master_addr, claim.port)
 
     def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
-        plan = self._plan.groups[group]
-        shared = {**self._shared[group], **self._vigils.environment(group), **world_environment(world)}
+        plan = self._plan_of(group)
+        shared = {**self._environment(plan), **self._vigils.environment(group), **world_environment(world)}
 
         def plan_of(worker: Worker) -> WorkerPlan:
             made = worker_plan(self._plan, plan, world, shared, worker.rank, attempt=worker.attempt, restarts=restarts)
@@ -253,6 +236,13 @@ class Daemon:
 
         self._processes.enqueue(group, ((worker, partial(plan_of, worker)) for worker in workers))
 
+    def _environment(self, plan: GroupPlan) -> Mapping[str, str]:
+        """What all workers of a group share; put together once for each plan of it."""
+        known = self._shared.get(plan.name)
+        if known is None or known[0] is not plan:
+            known = self._shared[plan.name] = (plan, group_environment(self._plan, plan, os.environ))
+        return known[1]
+
     def abandon(self, group: str) -> None:
         self._processes.abandon(group)
 
@@ -261,6 +251,10 @@ class Daemon:
 
     def signal(self, group: str, workers: Sequence[Worker], signal: int, reach: Reach) -> None:
         self._processes.signal(group, workers, signal, reach)
+
+    def _plan_of(self, group: str) -> GroupPlan:
+        """By which the group goes now: a reload may have given it another one than it began with."""
+        return self._runtime.state.groups[group].plan
 
     # ---- the life of the daemon
 
@@ -284,29 +278,32 @@ class Daemon:
         )
         for event in [*self._inherited, *premises.told_of(0, contained.earlier)]:
             self._tell(event)
-        for group in self._plan.groups.values():
+        self._tell_what_is_unlimited(self._plan.groups.values())
+
+    def _tell_what_is_unlimited(self, plans: Iterable[GroupPlan]) -> None:
+        contained = self._containment
+        for group in plans:
             if keys := limits_without(group.resources, contained.controllers):
                 self._tell(events.group_unlimited(clock.now(), group.name, keys, contained.flavour))
 
     async def _live(self) -> None:
         runtime = self._runtime
         async with anyio.create_task_group() as tasks:
-            if self._asked:
-                self._probes = Probes(tasks, self._post, self._commands)
+            self._probes = Probes(tasks, self._post, lambda group: self._plan_of(group).probe, self._commands_of_probes)
             tasks.start_soon(self._processes.run)
             tasks.start_soon(self._vigils.run)
             tasks.start_soon(self._ask_for_time_to_stop)
+            tasks.start_soon(self._reload_when_asked)
             if self._watchdog_every is not None:
                 tasks.start_soon(
                     systemd.feed_watchdog, self._notifier, self._watchdog_every, lambda: runtime.bug is None
                 )
             runtime.arrive(Begun())
             tasks.start_soon(self._serve_health)
-            if self._plan.hooks:
-                tasks.start_soon(self._run_hooks)
+            tasks.start_soon(self._run_hooks)
             await runtime.over.wait()
             if runtime.bug is None:
-                await self._hooks.finish(LAST_HOOKS if self._stop_heard_at is None else FAREWELL)
+                await self._audience.hooks.finish(LAST_HOOKS if self._stop_heard_at is None else FAREWELL)
             self._come_up()  # a job may be over before it was; systemd calls it failed if it never hears READY
             self._ending.set()
             self._notifier.stopping(self._status_line())
@@ -343,14 +340,14 @@ class Daemon:
         agent = AgentListener(self._runtime.snapshot)
         if self._listeners:
             http = await self._load(_load_http)
-            listener = http(
+            listener = self._http = http(
                 self._look,
                 self._counts,
                 started_at=self._began_at,
                 about={"service": self._plan.name, "host": self._plan.node_id, "run_id": self._plan.run_id},
                 drain_status=self._plan.drain_status,
-                ring=self._ring,
-                history=self._history,
+                ring=self._audience.ring,
+                history=self._audience.history,
             )
         gc.collect()
         gc.freeze()  # what is here now stays: no later collection need look at it
@@ -379,12 +376,12 @@ class Daemon:
     async def _run_hooks(self) -> None:
         """Deliver what hooks want, once the first workers have been started."""
         await self._processes.idle.wait()
-        if any(hook.url for hook in self._plan.hooks.values()):
-            self._post_record = await self._load(_load_webhook)
-        await self._hooks.run()
+        await self._audience.hooks.run()
 
     async def _deliver(self, hook: HookPlan, record: bytes, event: Event) -> tuple[str, bool]:
         if hook.url:
+            if self._post_record is None:
+                self._post_record = await self._load(_load_webhook)
             return await self._post_record(hook.url, record, hook.headers, hook.timeout)
         env = handed_on(os.environ) | {
             "RANKD_EVENT": event.name,
@@ -392,6 +389,11 @@ class Daemon:
             "RANKD_RUN_ID": self._plan.run_id,
         }
         return await run_command(hook.command, record, env, hook.timeout, self._containment.leave_alone), True
+
+    def _commands_of_probes(self) -> Commands:
+        if self._commands is None:
+            self._commands = Commands(self._containment, self._processes.spawner)
+        return self._commands
 
     def _come_up(self) -> None:
         """Say once that the daemon is up, unless it is on its way down already."""
@@ -406,13 +408,45 @@ class Daemon:
         await systemd.keep_extending(self._notifier, self._stop_deadline)
 
     def _beginning(self) -> Groups:
-        plan = self._plan
-        return groups.begin(
-            plan,
-            {name: _seed(plan, name) for name in plan.groups},
-            {name: premises.last_attempt(plan, name) for name in plan.groups},
-            clock.now(),
-        )
+        return groups.begin(self._plan, *_firsts(self._plan, self._plan.groups), clock.now())
+
+    async def _reload_when_asked(self) -> None:
+        """One reload after the other; what is asked for during one is one more."""
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked = anyio.Event()
+            if self._is_up:
+                self._notifier.reloading()
+            refused = await self._reload()
+            self._not_reloaded = f"not reloaded: {refused.why}" if refused else ""
+            if refused:
+                self._tell(events.daemon_reload_refused(clock.now(), refused.why, refused.mistakes))
+            if self._is_up and not self._ending.is_set():
+                self._notifier.ready(self._status_line())
+
+    async def _reload(self) -> Refused | None:
+        """Go by the file as it is now; or go on as before, and say why."""
+        plan = await reread(self._source, self._plan)
+        if isinstance(plan, Refused):
+            return plan
+        state = self._runtime.state
+        try:
+            firsts = _firsts(plan, plan.groups.keys() - state.groups.keys())
+        except RankdError as error:
+            return Refused(str(error))
+        if why := groups.why_not_reload(state, plan):
+            return Refused(f"{self._source}: {why}")
+        changed = [group for name, group in plan.groups.items() if self._plan.groups.get(name) != group]
+        self._plan = plan
+        self._audience.go_by(plan)
+        self._runtime.arrive(ReloadRequested(plan, *firsts))
+        self._audience.set_level(plan.log_level)
+        if self._http is not None:
+            self._http.set_drain_status(plan.drain_status)
+        for group in self._runtime.state.groups.values():
+            self._vigils.go_by(group.plan)
+        self._tell_what_is_unlimited(changed)
+        return None
 
     def _last_words(self) -> int:
         state, bug = self._runtime.state, self._runtime.bug
@@ -431,7 +465,7 @@ class Daemon:
     def _hand_on_error(self, group: str) -> None:
         """Whoever supervises us (torchrun, another rankd) reads in our error file what has failed here."""
         ours, failure = os.environ.get("TORCHELASTIC_ERROR_FILE"), self._runtime.state.groups[group].failure
-        root = self._failures.root_cause(group)
+        root = self._audience.failures.root_cause(group)
         if root is None or failure is None or not ours:
             return
         fields, status = root.fields, failure.status
@@ -442,7 +476,7 @@ class Daemon:
         )
         code = -status.signal if status is not None and status.signal is not None else failure.exit_code
         try:
-            error_file.hand_on(f"{self._failures.directory(root)}/error.json", ours, otherwise, code)
+            error_file.hand_on(f"{self._audience.failures.directory(root)}/error.json", ours, otherwise, code)
         except OSError as error:
             sys.stderr.write(f"rankd: cannot write the error file '{ours}': {error.strerror}\n")
 
@@ -471,8 +505,8 @@ class Daemon:
         callbacks[signal.SIGCHLD] = self._on_sigchld
         callbacks[signal.SIGUSR1] = self._reopen_logs
         callbacks[signal.SIGUSR2] = lambda: None  # without a handler it would end us
-        if self._terminal is not None:
-            callbacks[signal.SIGWINCH] = self._terminal.refresh
+        if self._audience.terminal is not None:
+            callbacks[signal.SIGWINCH] = self._audience.terminal.refresh
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # else: started by nohup(1)
             callbacks[signal.SIGHUP] = self._hung_up
         callbacks.update({number: partial(self._asked_to_end, number) for number in self._plan.stop_signals})
@@ -515,93 +549,17 @@ class Daemon:
 
     def _hung_up(self) -> None:
         """With a terminal: it is gone, and we go as well. Without: somebody expects a daemon to reload."""
-        if self._format == "console":
+        if self._audience.format == "console":
             self._asked_to_end(signal.SIGHUP)
         else:
-            why = "this version cannot reload its configuration; restart it to apply a new one"
-            self._tell(events.daemon_reload_refused(clock.now(), why))
+            self._reload_asked.set()
 
     # ---- telling
-
-    @contextmanager
-    def _consoles(self) -> Iterator[tuple[Console, Console]]:
-        kind = Terminal if self._shows_progress() else Console
-        records: Console = kind(
-            self._told_to,
-            mark=self._mark,
-            on_broken=lambda why: self._console_lost(self._told_to, why, records.lines_at_break),
-            colour=_wants_colour(self._told_to),
-        )
-        self._terminal = records if isinstance(records, Terminal) else None
-        other = records
-        if not os.path.sameopenfile(1, 2):
-            fd = 3 - self._told_to
-            other = Console(fd, on_broken=partial(self._console_lost, fd), colour=_wants_colour(fd))
-        out, err = (other, records) if self._told_to == 2 else (records, other)
-        self._lines = Together(partial(self._write_records, records), asyncio.get_running_loop().call_soon)
-        try:
-            yield out, err
-        finally:
-            self._lines.flush()
-            for console in {id(out): out, id(err): err}.values():
-                console.flush(FAREWELL)
-                console.close()
-
-    def _shows_progress(self) -> bool:
-        """On a terminal that can erase a line, and when nobody writes to it past us: a worker without a file would."""
-        return (
-            self._format == "console"
-            and os.isatty(self._told_to)
-            and os.environ.get("TERM", "dumb") != "dumb"
-            and not any(
-                group.logs.inherits(rank) for group in self._plan.groups.values() for rank in range(group.workers)
-            )
-        )
-
-    @contextmanager
-    def _progress(self) -> Iterator[None]:
-        """Meanwhile a terminal's bottom line says how the groups stand; whatever ends us, the shell finds it clean."""
-        terminal = self._terminal
-        if terminal is None:
-            yield
-            return
-        colour = _wants_colour(self._told_to)
-        terminal.show(lambda columns: progress(self._runtime.snapshot(workers=False), columns, colour=colour))
-        try:
-            yield
-        finally:
-            terminal.take_down()
 
     def _tell(self, event: Event) -> None:
         if event.name == "worker.unkillable":
             event = self._with_remains(event)
-        self._counts.observe(event)
-        if told := self._records.tell(event):
-            self._ring.add(*told)
-            self._hooks.hear(*told, event)
-        self._failures.observe(event)
-        self._history.observe(event)
-        if self._torchelastic is not None:
-            self._torchelastic.observe(event)
-
-    def _told_as_torch(self, console: Console) -> TorchElastic | None:
-        """Loaded where somebody has asked for it."""
-        plan = self._plan
-        if not (plan.torchelastic_events or plan.torchelastic_metrics):
-            return None
-        from supervisor.report.torchelastic import TorchElastic  # noqa: PLC0415
-
-        def sink(place: str) -> Callable[[bytes], object] | None:
-            if place == "console":
-                return partial(console.write, urgent=True)
-            return premises.appended(place, self._lost) if place else None
-
-        return TorchElastic(
-            plan,
-            lambda: self._runtime.state.groups,
-            events=sink(plan.torchelastic_events),
-            metrics=sink(plan.torchelastic_metrics),
-        )
+        self._audience.tell(event)
 
     def _with_remains(self, event: Event) -> Event:
         """The core knows who cannot be killed; what is left of it, and where that hangs, is seen in /proc."""
@@ -611,29 +569,6 @@ class Daemon:
         return events.worker_unkillable(
             event.at, who, pid, self._processes.remains(event.group, Worker(local_rank, attempt))
         )
-
-    def _lost(self, lines: bytes) -> None:
-        self._counts.events_dropped += lines.count(b"\n")
-
-    def _mark(self, lost: int) -> bytes:
-        return self._records.dropped(lost)
-
-    def _write_records(self, console: Console, lines: bytes) -> None:
-        if not console.write(lines, urgent=True):
-            self._lost(lines)
-
-    def _console_lost(self, fd: int, why: str, records: int = 0) -> None:
-        self._counts.events_dropped += records
-        self._tell(events.daemon_console_lost(clock.now(), "stdout" if fd == 1 else "stderr", why))
-
-    def _output_dropped(self, dropped: Dropped) -> None:
-        labels = dropped.labels
-        who = Who(labels["group"], int(labels["rank"]), int(labels["local_rank"]), int(labels["attempt"]))
-        now, stream, into, why, over = clock.now(), dropped.stream, dropped.into, dropped.reason, dropped.over
-        if dropped.waits:
-            self._tell(events.worker_output_blocked(now, who, stream, into, why, over=over))
-        else:
-            self._tell(events.worker_output_dropped(now, who, stream, into, dropped.bytes, why, over=over))
 
     def _state_unwritten(self, error: OSError | None) -> None:
         why = "" if error is None else f"{self._plan.state_dir}: {error.strerror}"
@@ -646,8 +581,11 @@ class Daemon:
         self._tell(events.orphan_reaped(clock.now(), str(process)))
 
     def _changed(self, state: Groups) -> None:
-        if self._terminal is not None:
-            self._terminal.refresh()
+        for gone in self._claims.keys() - state.groups.keys():
+            self._claims.pop(gone).release()
+        self._vigils.keep(state.groups.keys())
+        if self._audience.terminal is not None:
+            self._audience.terminal.refresh()
         line = self._status_line()
         if state.stage in ("draining", "stopping"):
             self._ending.set()
@@ -660,23 +598,20 @@ class Daemon:
         return self._vigils.with_words(snapshot) if workers else snapshot
 
     def _status_line(self) -> str:
-        return health.one_line(self._runtime.snapshot(workers=False))
+        line = health.one_line(self._runtime.snapshot(workers=False))
+        return f"{self._not_reloaded}; {line}" if self._not_reloaded else line
 
     def _stop_deadline(self) -> float | None:
         return groups.stop_deadline(self._runtime.state, clock.now())
 
 
-def _wants_colour(fd: int) -> bool:
-    return os.isatty(fd) and "NO_COLOR" not in os.environ
-
-
-def _load_http() -> type:
+def _load_http() -> type[HealthListener]:
     from supervisor.report.http import HealthListener  # noqa: PLC0415 - what takes long is loaded late: see caller
 
     return HealthListener
 
 
-def _load_webhook() -> Callable[[str, bytes, Mapping[str, str], float], Awaitable[tuple[str, bool]]]:
+def _load_webhook() -> PostRecord:
     from supervisor.report.webhook import post  # noqa: PLC0415 - likewise
 
     return post
@@ -690,6 +625,15 @@ def _open_standard_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number, so just this one
             os.set_inheritable(fd, True)
+
+
+def _firsts(plan: DaemonPlan, names: Iterable[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """What groups of these names begin with: a seed, and the highest attempt that has logs already.
+
+    Raises ``Unusable`` where nobody can see the second.
+    """
+    names = list(names)
+    return {name: _seed(plan, name) for name in names}, {name: premises.last_attempt(plan, name) for name in names}
 
 
 def _seed(plan: DaemonPlan, group: str) -> int:

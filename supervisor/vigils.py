@@ -9,7 +9,8 @@ import shutil
 import signal
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -43,7 +44,7 @@ from supervisor.host.proc import Process
 from supervisor.host.sleepers import Sleepers
 from supervisor.host.spawn import Identity, NotStarted
 from supervisor.host.vigil import Vigil
-from supervisor.plan import DaemonPlan, GroupPlan, attempts_dir
+from supervisor.plan import DaemonPlan, GroupPlan, WatchdogRules, attempts_dir
 from supervisor.premises import Unusable
 
 _PREFIX = "watch-"
@@ -65,7 +66,8 @@ class Vigils:
         ran: Callable[[float], float] = lambda _by: float("-inf"),
         keeps_state: bool = True,
     ) -> None:
-        """``whose``: which worker of that group a process belongs to. ``who``: how events call a worker.
+        """``plan`` is that of the start: see ``go_by``. ``whose``: which worker of that group a process belongs to.
+        ``who``: how events call a worker.
         ``last_lines``: the end of a worker's stderr. ``leave_alone`` is told of children of ours that are no workers.
         ``ran``: at which last instant up to the given one the loop was running.
         ``keeps_state``: what is learnt is kept in the state directory, which is ours.
@@ -85,29 +87,18 @@ class Vigils:
         self._patience: dict[str, anyio.CancelScope] = {}
         self._pids: dict[tuple[str, Worker], int] = {}
         self._vigils: dict[str, Vigil] = {}
-        self._sleepers = {
-            group.name: self._look_for_sleepers(group.name, group.watchdog.uninterruptible)
-            for group in plan.groups.values()
-            if group.watchdog.uninterruptible
-        }
+        self._sleepers: dict[str, Sleepers] = {}
+        self._plans: dict[str, GroupPlan] = {}
         self._jumped_at = float("-inf")
-        self._learnt: LearntFile | None = None
-        watched = [group for group in plan.groups.values() if group.watchdog.timer_file or group.watchdog.notify]
+        self._learnt = LearntFile(plan.state_dir, self._all_learnt, self._unkept) if keeps_state else None
         self._directory: tuple[str, int] | None = None
         try:
-            if watched:
-                self._directory = _own_directory(plan.runtime_dir)
-            for group in watched:
-                self._vigils[group.name] = self._vigil(plan.runtime_dir, group)
-        except (OSError, NotStarted) as error:
+            for group in plan.groups.values():
+                self._watch(group)
+        except Unusable:
             self.close()
-            why = error.strerror if isinstance(error, OSError) else error
-            names = " and ".join(one.name for one in watched if one.name not in self._vigils)
-            raise Unusable(f"{plan.runtime_dir}: no doors for the workers of {names} there: {why}") from error
-
-        if keeps_state and any(group.watchdog.auto.sections for group in watched):
-            self._learnt = LearntFile(plan.state_dir, self._all_learnt, self._unkept)
-            self._remember(self._learnt)
+            raise
+        self._remember(list(self._vigils))
 
     async def run(self) -> None:
         """Until cancelled, take what evidence is asked for; before and after that there is none."""
@@ -117,6 +108,29 @@ class Vigils:
                 await anyio.sleep_forever()
             finally:
                 self._tasks = None
+
+    def prepare(self, plan: GroupPlan) -> None:
+        """The group's workers, of whom there is none yet, will be watched by this plan.
+
+        Raises ``Unusable`` when there can be no doors for them.
+        """
+        if self._watch(plan):
+            self._remember([plan.name])
+
+    def go_by(self, plan: GroupPlan) -> None:
+        """The group's workers are held to the limits of this plan from here on, unless it needs other doors: these
+        come with ``prepare``."""
+        known = self._plans.get(plan.name)
+        if known is not None and _doors(known) == _doors(plan):
+            self._hold_to(plan)
+
+    def keep(self, groups: AbstractSet[str]) -> None:
+        """There are no other groups than these any more, and nobody of any other."""
+        for gone in self._plans.keys() - groups:
+            del self._plans[gone]
+            for watch in (self._vigils.pop(gone, None), self._sleepers.pop(gone, None)):
+                if watch is not None:
+                    watch.close()
 
     def environment(self, group: str) -> Mapping[str, str]:
         """What that group's workers need to know to be heard."""
@@ -175,8 +189,45 @@ class Vigils:
             os.close(lock)
             self._directory = None
 
+    def _watch(self, plan: GroupPlan) -> bool:
+        """Open doors for the group where there are none, or others; true if it has some, and nothing is learnt yet."""
+        name, known = plan.name, self._plans.get(plan.name)
+        if known is not None and _doors(known) == _doors(plan):
+            self._hold_to(plan)
+            return False
+        earlier = self._vigils.pop(name, None)
+        if earlier is not None:
+            earlier.close()
+        if plan.watchdog.timer_file or plan.watchdog.notify:
+            try:
+                self._vigils[name] = self._vigil(self._plan.runtime_dir, plan)
+            except (OSError, NotStarted) as error:
+                self._plans.pop(name, None)
+                where, why = self._plan.runtime_dir, error.strerror if isinstance(error, OSError) else error
+                raise Unusable(f"{where}: no doors for the workers of {name} there: {why}") from error
+            if earlier is not None:
+                self._vigils[name].learnt.restore(earlier.learnt.to_json())
+        self._hold_to(plan)
+        return earlier is None and name in self._vigils
+
+    def _hold_to(self, plan: GroupPlan) -> None:
+        name, known = plan.name, self._plans.get(plan.name)
+        self._plans[name] = plan
+        limit = plan.watchdog.uninterruptible
+        if limit and name not in self._sleepers:
+            sleepers = self._sleepers[name] = self._look_for_sleepers(name)
+            for worker, pid in [(worker, pid) for (of, worker), pid in self._pids.items() if of == name]:
+                sleepers.started(worker, pid)
+        if known is None or _rules(known) == _rules(plan):
+            return
+        if name in self._vigils:
+            self._vigils[name].go_by(_rules(plan))
+        if name in self._sleepers:
+            self._sleepers[name].go_by(limit)
+
     def _vigil(self, runtime_dir: str, group: GroupPlan) -> Vigil:
-        assert self._directory is not None
+        if self._directory is None:
+            self._directory = _own_directory(runtime_dir)
         user = None
         if group.user or group.group:
             identity = Identity.named(group.user, group.group)
@@ -184,13 +235,10 @@ class Vigils:
             for directory in (runtime_dir, self._directory[0]):  # to pass through, not to look into
                 os.chmod(directory, 0o711)  # noqa: S103
         directory = os.path.join(self._directory[0], group.name)
-        os.mkdir(directory)
+        os.makedirs(directory, exist_ok=True)
         os.chmod(directory, 0o700 if user is None else 0o711)
-        rules = group.watchdog
-        if not rules.stopping:
-            rules = replace(rules, stopping=sum(rung.wait for rung in group.stop.ladder))
         return Vigil(
-            rules,
+            _rules(group),
             directory,
             whose=partial(self._whose, group.name),
             found=partial(self._found, group.name),
@@ -204,10 +252,13 @@ class Vigils:
             user=user,
         )
 
-    def _look_for_sleepers(self, group: str, limit: float) -> Sleepers:
+    def _look_for_sleepers(self, group: str) -> Sleepers:
+        def limit() -> float:
+            return self._plans[group].watchdog.uninterruptible
+
         return Sleepers(
-            limit,
-            lambda worker, pid, details: self._post(group, WorkerHeld(worker, pid, limit, details)),
+            limit(),
+            lambda worker, pid, details: self._post(group, WorkerHeld(worker, pid, limit(), details)),
             lambda worker: self._post(group, WorkerLetGo(worker)),
         )
 
@@ -226,7 +277,7 @@ class Vigils:
         if (group, worker) not in self._pids:
             self._answer(group, "")
             return
-        plan, who = self._plan.groups[group], self._who(group, worker)
+        plan, who = self._plans[group], self._who(group, worker)
         with anyio.CancelScope(shield=True):  # it is soon done, at the latest when the last of the group has ended
             text = await self._seen(group, worker, f"rank {who.rank} {reason}")
         path = f"{attempts_dir(self._plan, plan)}/attempt_{who.attempt}/evidence_{who.local_rank}.txt"
@@ -244,7 +295,7 @@ class Vigils:
         others = [one for name, one in self._pids if name == group and one != worker]
         peers = [self._peer(group, one) for one in (worker, *others)]
         patience = self._patience[group] = anyio.CancelScope()
-        dump = self._plan.groups[group].watchdog.dump
+        dump = self._plans[group].watchdog.dump
         text = await evidence.gather(finding, peers, dump, self._leave_alone, patience)
         del self._patience[group]
         return text
@@ -281,11 +332,15 @@ class Vigils:
             self._tell(events.daemon_clock_jumped(now, away_for))
         self._jumped_at = now
 
-    def _remember(self, file: LearntFile) -> None:
+    def _remember(self, groups: Sequence[str]) -> None:
+        """What an earlier daemon has learnt of these groups is not to be learnt anew."""
+        learning = [name for name in groups if self._vigils[name].learnt]
+        if self._learnt is None or not learning:
+            return
         try:
-            written = file.read()
-            for name, vigil in self._vigils.items():
-                vigil.learnt.restore(written.get(name, {}))
+            written = self._learnt.read()
+            for name in learning:
+                self._vigils[name].learnt.restore(written.get(name, {}))
         except (OSError, ValueError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
             asyncio.get_running_loop().call_soon(self._unkept, why)  # whom it is told is only being built
@@ -321,6 +376,18 @@ def _has_ended(pid: int) -> bool:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
     except ChildProcessError:
         return True
+
+
+def _rules(plan: GroupPlan) -> WatchdogRules:
+    """With the end of its stop ladder as the limit of who says that he stops, unless another is set."""
+    rules = plan.watchdog
+    return rules if rules.stopping else replace(rules, stopping=sum(rung.wait for rung in plan.stop.ladder))
+
+
+def _doors(plan: GroupPlan) -> tuple[object, ...]:
+    """What of a plan workers have in their environment: it holds from their start to their end."""
+    rules = plan.watchdog
+    return rules.timer_file, rules.timer_path, rules.notify, rules.heartbeat, plan.user, plan.group
 
 
 def _own_directory(runtime_dir: str) -> tuple[str, int]:

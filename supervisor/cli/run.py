@@ -23,7 +23,7 @@ def main(arguments: argparse.Namespace) -> int:
     reading = read_apart(arguments.config)
     from supervisor import daemon  # noqa: PLC0415
 
-    return daemon.run(reading.result())
+    return daemon.run(reading.result(), arguments.config)
 
 
 def _leave(_number: int, _frame: object) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -22,11 +23,12 @@ from supervisor.plan import DaemonPlan
 __all__ = ["load", "schema"]
 
 
-def load(path: str, environ: Mapping[str, str]) -> DaemonPlan:
+def load(path: str, environ: Mapping[str, str], node_id: str = "", run_id: str = "") -> DaemonPlan:
     """The plan that the file at ``path`` describes, for a daemon with this environment.
 
     Relative ``cwd``, ``env_files``, ``state_dir`` and ``runtime_dir`` are below the file's folder. Nothing is made or
-    changed. Raises ``ConfigError`` with every mistake there is.
+    changed. ``node_id`` and ``run_id`` are those of a daemon that runs already: what a file means that names none.
+    Raises ``ConfigError`` with every mistake there is.
     """
     try:
         text = files.read(path)
@@ -38,7 +40,13 @@ def load(path: str, environ: Mapping[str, str]) -> DaemonPlan:
     mistakes = Mistakes(path)
     if raw.get("groups", {}) == {}:
         mistakes.say(("groups",), "there is no group (begin one with [groups.NAME] and its command)")
-    plan = assemble(_validate(raw, mistakes), os.path.dirname(os.path.abspath(path)), environ, mistakes)
+    file = _validate(raw, mistakes)
+    plan = assemble(file, os.path.dirname(os.path.abspath(path)), environ, mistakes)
+    plan = replace(
+        plan,
+        node_id=file.daemon.node_id or node_id or plan.node_id,
+        run_id=file.daemon.run_id or run_id or plan.run_id,
+    )
     found = mistakes.in_order(text)
     if found:
         raise ConfigError(found)

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, Literal
 
 from supervisor.core.messages import ErrorReport, ExitStatus, WorkerSilent
+from supervisor.core.reload import Changes
 from supervisor.plan import Source
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -436,8 +437,25 @@ def daemon_clock_jumped(at: float, away_for: float) -> Event:
     )  # fmt: skip
 
 
-def daemon_reload_refused(at: float, why: str) -> Event:
-    return Event("daemon.reload_refused", "warning", at, f"not reloaded: {why}", None, {"reason": why})
+def daemon_reloaded(at: float, changes: Changes) -> Event:
+    """Names of groups and keys, never values: these may be secrets."""
+    keys = [f"groups.{name}.{key}" for name, change in changes.changed.items() for key in change.keys]
+    whom = {
+        "added": changes.added,
+        "removed": changes.removed,
+        "restarted": changes.restarted,
+        "applied": changes.applied + tuple(name for name in changes.changed if name not in changes.restarted),
+    }
+    words = "; ".join(f"{what}: {', '.join(names)}" for what, names in whom.items() if names)
+    fields: dict[str, Any] = {what: list(names) for what, names in whom.items()}
+    fields["changed_keys"] = [*changes.applied, *keys]
+    return Event("daemon.reloaded", "info", at, f"reloaded: {words or 'nothing has changed'}", None, fields)
+
+
+def daemon_reload_refused(at: float, why: str, mistakes: tuple[str, ...] = ()) -> Event:
+    """The daemon goes on as it was. ``mistakes``: what is wrong in the file, each with its line."""
+    fields: dict[str, Any] = {"reason": why} | ({"mistakes": list(mistakes)} if mistakes else {})
+    return Event("daemon.reload_refused", "error", at, f"not reloaded: {why}", None, fields)
 
 
 def worker_output_dropped(at: float, who: Who, stream: str, into: str, lost: int, why: str, *, over: bool) -> Event:

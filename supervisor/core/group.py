@@ -25,6 +25,7 @@ from supervisor.core.messages import (
     DependencyLost,
     EvidenceTaken,
     Input,
+    PlanChanged,
     StartRequested,
     StopRequested,
     StraysFound,
@@ -41,6 +42,7 @@ from supervisor.core.messages import (
     WorldFormed,
     WorldRefused,
 )
+from supervisor.core.replanning import plan_changed
 from supervisor.core.starting import begin_attempt, start_all, start_one, start_requested, worker_started
 from supervisor.core.state import Failure, Group, Outcome, Phase, Verdict
 from supervisor.core.stopping import climb_strays, climb_to, leave_unkillable, stop_requested, strays_found
@@ -58,6 +60,8 @@ def step(group: Group, input: Input, now: float) -> Outcome:
                 turn.finish(Verdict("failed", 1, f"depends on {name}, which {reason}"))
         case StopRequested(reason, hurry):
             stop_requested(turn, reason, hurry)
+        case PlanChanged():
+            plan_changed(turn, input)
         case WorldFormed(attempt, world):
             if group.phase is Phase.STARTING and attempt == group.attempt and group.world is None:
                 start_all(turn, world)

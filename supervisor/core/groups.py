@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, assert_never
 
-from supervisor.core import events, order
+from supervisor.core import events, order, reload
 from supervisor.core.events import Event
 from supervisor.core.group import step
 from supervisor.core.health import Stage
@@ -18,6 +18,7 @@ from supervisor.core.messages import (
     DependencyLost,
     Effect,
     Input,
+    PlanChanged,
     SetTimer,
     StartRequested,
     StopRequested,
@@ -53,6 +54,15 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True)
+class ReloadRequested:
+    """The configuration was read anew and says ``plan``. ``seeds`` and ``last_attempts`` as in ``begin``."""
+
+    plan: DaemonPlan
+    seeds: Mapping[str, int]
+    last_attempts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class DrainOver:
     """The daemon's drain timer, set for the instant ``at``, is due."""
 
@@ -61,13 +71,14 @@ class DrainOver:
 
 _TO_BE: Mapping[Condition, str] = {"started": "be started", "ready": "be ready", "succeeded": "succeed"}
 
-Arrival = Of | EndRequested | Begun | DrainOver
+Arrival = Of | EndRequested | Begun | ReloadRequested | DrainOver
 
 
 class Groups(NamedTuple):
     """The state of all groups, in the order of the configuration; a value.
 
-    ``stage`` is the daemon's; ``first_failed`` the group whose failure gives the daemon its exit code.
+    ``stage`` is the daemon's; ``first_failed`` the group whose failure gives the daemon its exit code. ``leaving``:
+    groups that the configuration has no more; they come last, and are forgotten once they have stopped.
     """
 
     plan: DaemonPlan
@@ -76,6 +87,7 @@ class Groups(NamedTuple):
     why: str = ""
     drained_at: float | None = None
     first_failed: str | None = None
+    leaving: frozenset[str] = frozenset()
 
     @property
     def over(self) -> bool:
@@ -161,7 +173,7 @@ def advance(state: Groups, arrival: Arrival, now: float) -> Result:
         case Of(name, input):
             if name not in state.groups or (isinstance(input, StartRequested) and state.stage != "running"):
                 return Result(state)
-            if not round.feed(name, input):
+            if not round.feed(name, input) and (round.state is state or name not in state.leaving):
                 return Result(round.state, tuple(round.effects), tuple(round.events))
         case Begun():
             if state.stage != "starting":
@@ -171,6 +183,8 @@ def advance(state: Groups, arrival: Arrival, now: float) -> Result:
             if forward is not None and state.stage in ("starting", "running"):
                 round.state = _with_first_rung(state, forward)
             _end(round, reason, hurry)
+        case ReloadRequested():
+            _reload(round, arrival)
         case DrainOver(at):
             if state.stage == "draining" and state.drained_at == at:
                 _enter_stopping(round)
@@ -178,6 +192,47 @@ def advance(state: Groups, arrival: Arrival, now: float) -> Result:
             assert_never(arrival)
     _settle(round)
     return Result(round.state, tuple(round.effects), tuple(round.events))
+
+
+def why_not_reload(state: Groups, plan: DaemonPlan) -> str:
+    """Why the daemon cannot go by that plan now; empty: it can. It goes by all of a plan or by nothing of it."""
+    if state.stage not in ("starting", "running"):
+        return f"rankd is {state.stage}"
+    fixed = reload.compare(state.plan, plan).fixed
+    return f"only a restart of rankd can change {', '.join(fixed)}" if fixed else ""
+
+
+def _reload(round: _Round, new: ReloadRequested) -> None:
+    state, now = round.state, round.now
+    if why_not_reload(state, new.plan):
+        return
+    changes = reload.compare(state.plan, new.plan)
+    groups = {
+        name: state.groups.get(name)
+        or Group(plan, new.seeds[name], since=now, why="added by a reload", attempt=new.last_attempts.get(name, -1))
+        for name, plan in new.plan.groups.items()
+    }
+    leaving = [name for name in state.groups if name not in groups]
+    # Nobody waits for it any more: neither /readyz nor the exit code.
+    groups |= {name: _not_required(state.groups[name]) for name in leaving}
+    round.state = state._replace(plan=new.plan, groups=groups, leaving=frozenset(leaving))
+    round.events.append(events.daemon_reloaded(now, changes))
+    for name, plan in new.plan.groups.items():
+        if name in state.leaving:
+            round.feed(name, PlanChanged(plan, restart=True, wanted=True))
+        elif change := changes.changed.get(name):
+            round.feed(name, PlanChanged(plan, restart=bool(change.restart)))
+    failed = [name for name, group in round.state.groups.items() if group.plan.required and _has_failed(group)]
+    first = state.first_failed if state.first_failed in failed else next(iter(failed), None)
+    round.state = round.state._replace(first_failed=first)
+
+
+def _has_failed(group: Group) -> bool:
+    return group.verdict is not None and group.verdict.outcome == "failed"
+
+
+def _not_required(group: Group) -> Group:
+    return group._replace(plan=replace(group.plan, required=False))
 
 
 def _end(round: _Round, reason: str, hurry: bool) -> None:
@@ -227,7 +282,7 @@ def _enter_stopping(round: _Round) -> None:
 
 def _settle(round: _Round) -> None:
     """Start and stop whoever may, until nobody is left who may."""
-    while _start_some(round) | _stop_some(round):
+    while _start_some(round) | _stop_some(round) | _dismiss_some(round):
         pass
     state = round.state
     if state.stage != "running" or state.plan.when_done == "stay":
@@ -245,7 +300,7 @@ def _start_some(round: _Round) -> bool:
         return False
     changed = False
     for name, group in round.state.groups.items():
-        if group.phase is not Phase.WAITING:
+        if group.phase is not Phase.WAITING or name in round.state.leaving:
             continue
         standings = _standings(round.state.groups.values())
         verdict, other = order.may_start(group.plan.depends_on, standings)
@@ -262,16 +317,30 @@ def _start_some(round: _Round) -> bool:
 
 
 def _stop_some(round: _Round) -> bool:
-    if round.state.stage != "stopping":
+    stopping = round.state.stage == "stopping"
+    if not stopping and not round.state.leaving:
         return False
     changed = False
     plans = [group.plan for group in round.state.groups.values()]
     for name, group in round.state.groups.items():
-        if group.phase is Phase.FINISHED:
+        if group.phase is Phase.FINISHED or not (stopping or name in round.state.leaving):
             continue
         if order.may_stop(name, plans, _standings(round.state.groups.values())):
-            changed |= round.feed(name, StopRequested(round.state.why))
+            why = round.state.why if stopping else "the configuration has it no more"
+            changed |= round.feed(name, StopRequested(why))
     return changed
+
+
+def _dismiss_some(round: _Round) -> bool:
+    """Forget the groups that were to leave and have. What cannot be killed keeps its group."""
+    state = round.state
+    leaving = {name: state.groups[name] for name in state.leaving}
+    gone = {name for name, group in leaving.items() if group.phase is Phase.FINISHED and not group.live}
+    if not gone:
+        return False
+    staying = {name: group for name, group in state.groups.items() if name not in gone}
+    round.state = state._replace(groups=staying, leaving=state.leaving - gone)
+    return True
 
 
 def _standings(groups: Iterable[Group]) -> dict[str, Standing]:

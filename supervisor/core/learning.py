@@ -145,6 +145,12 @@ class Learnt:
     def __bool__(self) -> bool:
         return bool(self._durations)
 
+    def go_by(self, rules: AutoRules) -> None:
+        """From here on these are the rules. What is known of sections that are still to be learnt stays known."""
+        self._rules = Learning(rules.floor, rules.ceiling, rules.factor)
+        self._durations = {name: self._durations.get(name, Durations()) for name in sorted(rules.sections)}
+        self._limits.clear()
+
     def limit(self, name: str) -> float | None:
         """Seconds; None for a section that is not to be learnt."""
         durations = self._durations.get(name)

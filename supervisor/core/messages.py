@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from supervisor.plan import Reach, Source, World
+from supervisor.plan import GroupPlan, Reach, Source, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,18 @@ class StopRequested:
 
     reason: str
     hurry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChanged:
+    """The configuration was read anew, and has another plan for the group.
+
+    ``restart``: what differs holds only for workers started anew. ``wanted``: it is to run even if it was stopped.
+    """
+
+    plan: GroupPlan
+    restart: bool
+    wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +248,9 @@ class TimerFired:
 
 
 Input = (
-    StartRequested | DependencyLost | StopRequested | WorldFormed | WorldRefused | WorkerStarted | WorkerNotStarted
-    | WorkerReady | WorkerUnready | WorkerSilent | EvidenceTaken | WorkerHeld | WorkerLetGo | WorkerExited | StraysFound
-    | WorkerGone | TimerFired
+    StartRequested | DependencyLost | StopRequested | PlanChanged | WorldFormed | WorldRefused | WorkerStarted
+    | WorkerNotStarted | WorkerReady | WorkerUnready | WorkerSilent | EvidenceTaken | WorkerHeld | WorkerLetGo
+    | WorkerExited | StraysFound | WorkerGone | TimerFired
 )  # fmt: skip
 
 

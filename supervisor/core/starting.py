@@ -15,6 +15,7 @@ def start_requested(turn: Turn) -> None:
     group = turn.group
     if group.phase is Phase.WAITING or (group.phase is Phase.FINISHED and not group.live):
         turn.set(history=restarts.History(), verdict=None, failure=None)
+        turn.adopt_plan()
         begin_attempt(turn, "asked to start")
 
 

@@ -15,6 +15,7 @@ from supervisor.core.messages import (
     Effect,
     ExitStatus,
     Input,
+    PlanChanged,
     Returned,
     StartRequested,
     StopRequested,
@@ -45,15 +46,16 @@ TRANSITIONS: Mapping[Phase, Mapping[Phase, tuple[type[Input], ...]]] = {
         Phase.FINISHED: (DependencyLost, StopRequested),
     },
     Phase.STARTING: {
+        Phase.STARTING: (PlanChanged,),
         Phase.RUNNING: (WorkerStarted,),
-        Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, TimerFired),
+        Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, PlanChanged, TimerFired),
         Phase.BACKING_OFF: (WorldRefused, WorkerNotStarted),
         Phase.FINISHED: (WorldRefused, WorkerNotStarted, StopRequested),
     },
     Phase.RUNNING: {
-        Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, TimerFired),
+        Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, PlanChanged, TimerFired),
         Phase.BACKING_OFF: (WorkerGone,),
-        Phase.STARTING: (WorkerGone,),
+        Phase.STARTING: (WorkerGone, PlanChanged),
         Phase.FINISHED: (WorkerGone, WorkerNotStarted, StopRequested),
     },
     Phase.STOPPING: {
@@ -62,10 +64,11 @@ TRANSITIONS: Mapping[Phase, Mapping[Phase, tuple[type[Input], ...]]] = {
         Phase.FINISHED: (WorkerGone, WorkerNotStarted, TimerFired),
     },
     Phase.BACKING_OFF: {
-        Phase.STARTING: (TimerFired,),
+        Phase.STARTING: (TimerFired, PlanChanged),
         Phase.FINISHED: (StopRequested,),
     },
     Phase.FINISHED: {
+        Phase.WAITING: (PlanChanged,),
         Phase.STARTING: (StartRequested,),
     },
 }
@@ -199,7 +202,8 @@ class Group(NamedTuple):
     once nothing is live, and where the ladder stands. ``resume_at``: while it backs off, until when. ``pauses``:
     instants at which single ranks restart (scope "worker"). ``strays``: the ladders of single workers that left
     processes behind. ``unkillable``: ranks whose slot is held for good. ``suspect``: the first of a gang that was found
-    to hang in this attempt; what happens to its peers from then on may come of that.
+    to hang in this attempt; what happens to its peers from then on may come of that. ``next_plan``: what it goes by as
+    soon as nothing is live that was started by ``plan``.
     """
 
     plan: GroupPlan
@@ -228,6 +232,7 @@ class Group(NamedTuple):
     suspect: Worker | None = None
     failure: Failure | None = None
     verdict: Verdict | None = None
+    next_plan: GroupPlan | None = None
 
     @property
     def is_ready(self) -> bool:

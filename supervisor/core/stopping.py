@@ -91,6 +91,7 @@ def settle_stop(turn: Turn) -> None:
 
 
 def _go_on(turn: Turn, after: Again | Verdict) -> None:
+    turn.adopt_plan()
     group = turn.group
     match after:
         case Verdict():

@@ -52,6 +52,12 @@ class Turn:
         group = self.group
         self.group = group._replace(live=group.live.drop(rank), unkillable=group.unkillable - {rank}, **changes)
 
+    def adopt_plan(self) -> None:
+        """Nothing is live that was started by the old plan: go by the new one, if there is one."""
+        assert not self.group.live
+        if self.group.next_plan is not None:
+            self.group = self.group._replace(plan=self.group.next_plan, next_plan=None)
+
     def finish(self, verdict: Verdict) -> None:
         group = self.group
         self.enter(Phase.FINISHED, verdict.why, verdict=verdict)

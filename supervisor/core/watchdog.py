@@ -10,6 +10,8 @@ finds out is an input of the machine. The rules, in short:
 - Sections are a stack; whichever of them is over its limit counts, however many were opened on top of it.
 - A section may have a learnt limit: how long those took that ended in time tells how long the next may last.
 - A worker found silent is found once. All its deadlines go with it.
+- Under new rules a wider limit holds at once, a tighter one for what begins after them: nobody is ended for what was
+  allowed when it began.
 """
 
 from __future__ import annotations
@@ -172,6 +174,27 @@ class Watchdog:
         self._watched: dict[int, _Watched] = {}
         self._by_pid: dict[int, _Watched] = {}
 
+    def go_by(self, rules: WatchdogRules) -> None:
+        """From here on these are the rules. Heartbeats are not among them: each worker goes by what it was told."""
+        old, self._rules = self._rules, rules
+        self.learnt.go_by(rules.auto)
+        ruled: tuple[tuple[Overdue, float, float], ...] = (
+            ("boot", old.boot, rules.boot),
+            ("start", old.start_timeout, rules.start_timeout),
+            ("out_of_section", old.out_of_section, rules.out_of_section),
+            ("stopping", old.stopping, rules.stopping),
+        )
+        for watched in self._watched.values():
+            for what, before, limit in ruled:
+                since, held_to = watched.begun.get(_Limit(watched.worker.rank, what), (0.0, 0.0))
+                if held_to == before and _is_wider(limit, before):  # else: it has asked for more by itself
+                    self._limit(watched, what, limit, since)
+            for place, section in enumerate(watched.told.sections):
+                limit = self._section_limit(section.name)
+                if _is_wider(limit, section.limit):
+                    watched.told.sections[place] = section._replace(limit=limit)
+                    self._limit(watched, "section", limit, section.begun_at, section.number)
+
     # ---- workers come and go
 
     def started(self, worker: Worker, pid: int, now: float) -> None:
@@ -333,9 +356,7 @@ class Watchdog:
             self.refused += 1
             return
         watched.numbers += 1
-        limit = self.learnt.limit(name)
-        if limit is None:
-            limit = self._rules.sections.get(name, 0.0)
+        limit = self._section_limit(name)
         sections.append(Section(name, now, limit, watched.numbers))
         if limit:
             self._lift(watched, "out_of_section")
@@ -354,6 +375,10 @@ class Watchdog:
         self._lift(watched, "section", section.number)
         if section.limit and not any(one.limit for one in sections):
             self._limit(watched, "out_of_section", self._rules.out_of_section, now)
+
+    def _section_limit(self, name: str) -> float:
+        learnt = self.learnt.limit(name)
+        return self._rules.sections.get(name, 0.0) if learnt is None else learnt
 
     def _limit(self, watched: _Watched, what: Overdue, limit: float, now: float, number: int = 0) -> None:
         key = _Limit(watched.worker.rank, what, number) if what != "heartbeat" else watched.heartbeat_key
@@ -380,3 +405,8 @@ class Watchdog:
         section = next((one.name for one in watched.told.sections if one.number == key.number), "")
         self.dismiss(watched.worker)
         return Silent(watched.worker, key.what, since, limit, section)
+
+
+def _is_wider(limit: float, before: float) -> bool:
+    """0 is the widest: there is no limit."""
+    return before > 0 and (limit == 0 or limit > before)

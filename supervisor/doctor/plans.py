@@ -126,7 +126,8 @@ def workers(plan: DaemonPlan, group: GroupPlan, environ: Mapping[str, str], uid:
     except (NotStarted, ValueError) as error:
         return Finding(name, "failed", str(error), _COMMAND)
     if who.uid not in (None, uid) and 0 != uid != os.geteuid():
-        advice = "User=root in the unit, or AmbientCapabilities=CAP_CHOWN CAP_SETGID CAP_SETUID"
+        caps = "CAP_CHOWN CAP_SETGID CAP_SETUID"
+        advice = f"in the unit, CapabilityBoundingSet={caps}, and User=root or AmbientCapabilities={caps}"
         return Finding(name, "warning", f"runs as {group.user}, which the service's user may not become", advice)
     as_user = ""
     if who.uid is not None:

@@ -10,6 +10,8 @@ import fcntl
 import os
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
@@ -59,6 +61,11 @@ class Journal:
         except OSError as error:
             return error
         return None
+
+    def unread(self) -> int:
+        """Bytes that journald has not read yet, as the kernel counts them (unix(7), SIOCOUTQ)."""
+        count = fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(count, sys.byteorder)
 
     def close(self) -> None:
         self._socket.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import anyio
 from anyio.abc import TaskGroup
@@ -26,9 +27,17 @@ from supervisor.plan import Probe, WorkerPlan
 class Probes:
     """The questions to the workers of all groups. Lives in one event loop; its tasks are those of ``tasks``."""
 
-    def __init__(self, tasks: TaskGroup, post: Callable[[str, Input], None], commands: Commands | None) -> None:
-        """``post`` is given a group's name and an input for it. Without ``commands`` no probe may have one."""
+    def __init__(
+        self,
+        tasks: TaskGroup,
+        post: Callable[[str, Input], None],
+        rules: Callable[[str], Probe | None],
+        commands: Callable[[], Commands],
+    ) -> None:
+        """``post`` is given a group's name and an input for it. ``rules``: what the group's plan says of its probe by
+        now; but each worker is asked where its own plan says. ``commands`` is called when a command is to be run."""
         self._tasks = tasks
+        self._rules = rules
         self._post = post
         self._commands = commands
         self._expected: dict[tuple[str, Worker], WorkerPlan] = {}
@@ -56,11 +65,14 @@ class Probes:
                     asking.cancel()
 
     async def _watch(self, scope: anyio.CancelScope, group: str, worker: Worker, plan: WorkerPlan) -> None:
-        assert plan.probe is not None
         tally = Tally()
+        rules: Probe | None = None
         with scope:
             while True:
                 asked_at = clock.now()
+                if (newest := self._rules(group)) is not rules:
+                    rules, plan = newest, _ruled(plan, newest)
+                assert plan.probe is not None
                 answer = await self._ask(group, plan, plan.probe)
                 if answer.passed is not None:
                     tally, told = count(plan.probe, tally, answer.passed)
@@ -72,11 +84,17 @@ class Probes:
 
     async def _ask(self, group: str, plan: WorkerPlan, probe: Probe) -> ask.Answer:
         if probe.exec:
-            assert self._commands is not None
-            return await self._commands.ask(group, plan)
+            return await self._commands().ask(group, plan)
         if probe.http:
             return await ask.http(probe.http, probe.timeout)
         return await ask.tcp(probe.tcp, probe.timeout)
+
+
+def _ruled(plan: WorkerPlan, rules: Probe | None) -> WorkerPlan:
+    """Asked by these rules, where it is asked now."""
+    if plan.probe is None or rules is None:
+        return plan
+    return replace(plan, probe=replace(rules, http=plan.probe.http, tcp=plan.probe.tcp, exec=plan.probe.exec))
 
 
 def check(probe: Probe) -> None:

@@ -46,8 +46,8 @@ class Sleepers:
     def __init__(
         self, limit: float, held: Callable[[Worker, int, str], None], let_go: Callable[[Worker], None]
     ) -> None:
-        """``limit`` in seconds. ``held`` is told once of each worker that is, with the process and where it waits;
-        ``let_go`` when it is not any more."""
+        """``limit`` in seconds; 0: there is none. ``held`` is told once of each worker that is, with the process and
+        where it waits; ``let_go`` when it is not any more."""
         self._limit = limit
         self._held = held
         self._let_go = let_go
@@ -64,7 +64,7 @@ class Sleepers:
     def started(self, worker: Worker, pid: int) -> None:
         """The worker's own process is ``pid``, which stays its number until ``ended``."""
         self._watched[worker] = _Watched(pid)
-        if self._next is None:
+        if self._next is None and self._limit:
             self._look_after(self._limit / LOOKS)
 
     def ended(self, worker: Worker) -> None:
@@ -72,6 +72,17 @@ class Sleepers:
         self._watched.pop(worker, None)
         if not self._watched:
             self.close()
+
+    def go_by(self, limit: float) -> None:
+        """From here on the limit is so many seconds; 0: nobody is held, however long it sleeps."""
+        self._limit = limit
+        self.close()
+        if not limit:
+            for worker in [worker for worker, watched in self._watched.items() if watched.held]:
+                self._watched[worker].held = False
+                self._let_go(worker)
+        elif self._watched:
+            self._look_after(limit / LOOKS)
 
     def close(self) -> None:
         """Look no more."""

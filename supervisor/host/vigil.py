@@ -129,6 +129,11 @@ class Vigil:
         """The limits that are learnt from the group's sections."""
         return self._dog.learnt
 
+    def go_by(self, rules: WatchdogRules) -> None:
+        """From here on limits are these; see ``Watchdog.go_by``. The doors stay as they are."""
+        self._dog.go_by(rules)
+        self._set_alarm()
+
     def told(self, worker: Worker) -> Told | None:
         """What the worker has said, for people."""
         return self._dog.told(worker)

@@ -8,6 +8,7 @@ import stat
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from supervisor import clock
@@ -55,6 +56,11 @@ class Failures:
         self._others: defaultdict[str, list[Event]] = defaultdict(list)
         self._unwritten: defaultdict[str, list[Event]] = defaultdict(list)
         self._in_trouble: set[str] = set()
+
+    def go_by(self, plan: DaemonPlan) -> None:
+        """From here on the configuration is this one. A group that is not in it may still have something to tell."""
+        self.flush()
+        self._plan = replace(plan, groups={**self._plan.groups, **plan.groups})
 
     def observe(self, event: Event) -> None:
         """Note a failure, explain a group that has given up; anything else is passed over."""
@@ -109,8 +115,11 @@ class Failures:
         }
 
     def _explain(self, name: str) -> None:
+        group = self._groups().get(name)
+        if group is None:  # it was to leave, and has
+            return
         lines = failure.post_mortem(
-            self._groups()[name],
+            group,
             list(self._roots[name]),
             self._others[name],
             host=self._plan.node_id,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import anyio
+from anyio.abc import TaskGroup
 
 from supervisor import clock
 from supervisor.core import events
@@ -51,6 +52,22 @@ class Hooks:
         self._hooks = [_Hook(name, plan) for name, plan in plans.items()]
         self._done = anyio.Event()
         self._done.set()
+        self._tasks: TaskGroup | None = None
+
+    def go_by(self, plans: Mapping[str, HookPlan]) -> None:
+        """From here on the hooks are these. One that was there before keeps what waits for it; one that is no more
+        delivers what it has heard, and hears nothing new."""
+        heard = {hook.name: hook for hook in self._hooks if hook.hears}
+        for name in heard.keys() - plans.keys():
+            heard[name].hears = False
+            heard[name].news.set()
+        for name, plan in plans.items():
+            if name in heard:
+                heard[name].plan = plan
+            else:
+                self._hooks.append(_Hook(name, plan))
+                if self._tasks is not None:
+                    self._tasks.start_soon(self._work, self._hooks[-1])
 
     def hear(self, seq: int, record: Event | bytes, event: Event) -> None:
         """Put a record into the queue of every hook that wants it."""
@@ -70,8 +87,10 @@ class Hooks:
     async def run(self) -> None:
         """Deliver until cancelled."""
         async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
             for hook in self._hooks:
                 tasks.start_soon(self._work, hook)
+            await anyio.sleep_forever()
 
     async def finish(self, within: float) -> None:
         """Wait until everything is delivered; what is not by then is told as undelivered. ``run`` must go on."""
@@ -89,6 +108,9 @@ class Hooks:
             hook.is_silent = False
             if not any(other.queue for other in self._hooks):
                 self._done.set()
+            if not hook.hears:
+                self._hooks.remove(hook)
+                return
             hook.news = anyio.Event()
             await hook.news.wait()
 
@@ -116,9 +138,10 @@ class Hooks:
 
 
 class _Hook:
-    """One hook and what waits for it. ``is_silent``: it has been told that its queue is full."""
+    """One hook and what waits for it. ``is_silent``: it has been told that its queue is full. ``hears`` no more: it is
+    not in the configuration."""
 
-    __slots__ = ("is_silent", "name", "news", "plan", "queue")
+    __slots__ = ("hears", "is_silent", "name", "news", "plan", "queue")
 
     def __init__(self, name: str, plan: HookPlan) -> None:
         self.name = name
@@ -126,9 +149,10 @@ class _Hook:
         self.queue: deque[_Told] = deque()
         self.news = anyio.Event()
         self.is_silent = False
+        self.hears = True
 
     def wants(self, event: Event) -> bool:
         plan = self.plan
-        if plan.groups and event.group not in plan.groups:
+        if not self.hears or (plan.groups and event.group not in plan.groups):
             return False
         return any(fnmatchcase(event.name, pattern) for pattern in plan.events)

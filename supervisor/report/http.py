@@ -77,6 +77,10 @@ class HealthListener:
         self._servers: list[asyncio.Server] = []
         self._listeners: list[BoundListener] = []
 
+    def set_drain_status(self, status: int) -> None:
+        """What ``/readyz`` answers from now on where it would not answer 200."""
+        self._drain_status = status
+
     async def start(self, listeners: Sequence[BoundListener]) -> list[str]:
         """Let clients in; returns the addresses as one can connect to them. Takes the listeners over, to close them.
 

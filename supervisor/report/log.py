@@ -72,9 +72,15 @@ class Records:
         level: Level = "info",
         format: Literal["json", "console", "journal"] = "json",
         colour: bool = False,
+        journal: Callable[[Event, bytes, bytes], object] | None = None,
     ) -> None:
-        """``write`` takes one whole line at a time and must neither block nor raise; ``colour`` is for the console."""
+        """``write`` takes one whole line at a time and must neither block nor raise; ``colour`` is for the console.
+
+        ``journal`` takes every event in place of ``write``: with its record, and with the line that it would be.
+        """
         self._write = write
+        self._journal = journal
+        self._priority = PRIORITY if format == "journal" else {}
         self._seq = 0
         self._format = format
         chain: list[Any]
@@ -82,8 +88,6 @@ class Records:
             chain = [self._count, Prose(service, colour=colour)]
         else:
             chain = [self._count, self._compose, JSONRenderer(serializer=to_json)]
-            if format == "journal":
-                chain.append(_with_priority)
         context: dict[str, Any] = {"service": service, "host": host, "run_id": run_id}
         self._about = context
 
@@ -91,21 +95,29 @@ class Records:
             wrapper = structlog.make_filtering_bound_logger(SEVERITY[least])
             return structlog.wrap_logger(ReturnLogger(), chain, wrapper, dict, **context).bind()
 
-        log = logger(level)
-        self._render = {name: getattr(log, name) for name in PRIORITY}
+        self._logger = logger
+        self.set_level(level)
         self._mark = logger("debug").warning
+
+    def set_level(self, level: Level) -> None:
+        """From here on, events below that level are not told."""
+        log = self._logger(level)
+        self._render = {name: getattr(log, name) for name in PRIORITY}
 
     def tell(self, event: Event) -> tuple[int, Event | bytes] | None:
         """Write one line about an event, unless its level is below ours.
 
         Returns its number and, if that is what has been written, its JSON: so ``line`` need not make it once more.
         """
-        line = self._render[event.level](event.name, told=event)
-        if line is None:
+        record: bytes | None = self._render[event.level](event.name, told=event)
+        if record is None:
             return None
-        told = self._seq, (event if self._format == "console" else line.removeprefix(PRIORITY[event.level]))
-        self._write(line + b"\n")
-        return told
+        line = b"%s%s\n" % (self._priority.get(event.level, b""), record)
+        if self._journal is None:
+            self._write(line)
+        else:
+            self._journal(event, record, line)
+        return self._seq, (event if self._format == "console" else record)
 
     def line(self, event: Event, seq: int) -> bytes:
         """The record of an event that has been told under this number, whatever our own format is."""
@@ -117,8 +129,7 @@ class Records:
             "log.lines_dropped", "warning", clock.now(),
             f"{lost} bytes of records were dropped: nobody read them in time", None, {"dropped_bytes": lost},
         )  # fmt: skip
-        line: bytes = self._mark(event.name, told=event)
-        return line + b"\n"
+        return b"%s%s\n" % (self._priority.get(event.level, b""), self._mark(event.name, told=event))
 
     def _count(self, _logger: object, _level: str, context: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         self._seq += 1
@@ -142,10 +153,6 @@ class Records:
         record.update(event.fields)
         record.update(always)  # whatever a field is called, these mean what they say
         return record
-
-
-def _with_priority(_logger: object, level: str, line: bytes) -> bytes:
-    return PRIORITY[level] + line
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode

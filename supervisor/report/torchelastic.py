@@ -46,6 +46,7 @@ class TorchElastic:
         self._set_out_at: dict[str, float] = {}
         self._stopping_at: dict[str, float] = {}
         self._restarting: set[str] = set()
+        self._last: dict[str, Group] = {}  # a group that a reload has taken away is told of when it is gone
         self._kinds: Mapping[str, Callable[[Event, Group], None]] = {
             "group.starting": self._starting,
             "group.started": self._started,
@@ -64,7 +65,10 @@ class TorchElastic:
         """Tell what torch would; most events it has no word for."""
         kind = self._kinds.get(event.name)
         if kind is not None and event.group is not None:
-            kind(event, self._groups()[event.group])
+            group = self._groups().get(event.group, self._last.get(event.group))
+            if group is not None:  # else: it was taken away before anything had become of it
+                self._last[event.group] = group
+                kind(event, group)
 
     # ---- the group: torch's agent
 

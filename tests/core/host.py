@@ -38,7 +38,7 @@ from supervisor.core.messages import (
     WorldRefused,
 )
 from supervisor.core.state import TRANSITIONS
-from supervisor.plan import DaemonPlan, single_host_world
+from supervisor.plan import DaemonPlan, GroupPlan, LogRules, single_host_world
 
 Obeys = Literal["anything", "SIGKILL", "nothing"]
 
@@ -92,7 +92,7 @@ class Host:
             result = groups.advance(before, inbox.popleft(), self.now)
             self.state = result.groups
             for name, group in result.groups.groups.items():
-                old = before.groups[name].phase
+                old = before.groups[name].phase if name in before.groups else group.phase
                 assert group.phase is old or group.phase in TRANSITIONS[old], f"{name}: {old} -> {group.phase}"
             for name_or_none, effect in result.effects:
                 inbox.extend(self._perform(name_or_none, effect))
@@ -119,7 +119,7 @@ class Host:
             case FormWorld(attempt):
                 self.worlds.append((group, attempt))
             case StartWorkers(workers, world, _):
-                assert world.local_world_size == self.plan.groups[group].workers
+                assert world.local_world_size == self.state.groups[group].plan.workers
                 self._start(group, workers)
             case AbandonStarts():
                 kept = [one for one in self.asked if one[0] == group][: 1 if self.in_flight else 0]
@@ -140,7 +140,7 @@ class Host:
 
     def _start(self, group: str, workers: Sequence[Worker]) -> None:
         """Invariant 1, and half of 2: no start over what lives, or over what may yet start."""
-        alone = self.plan.groups[group].restart.scope == "worker" and len(workers) == 1
+        alone = self.state.groups[group].plan.restart.scope == "worker" and len(workers) == 1
         busy = {rank for name, rank in self.trees if name == group}
         busy |= {worker.rank for name, worker in self.asked if name == group}
         if not alone:
@@ -158,7 +158,9 @@ class Host:
         if reason:
             self.post(group, WorldRefused(attempt, reason))
         else:
-            self.post(group, WorldFormed(attempt, single_host_world(self.plan.groups[group], 0, "127.0.0.1", 1)))
+            known = self.state.groups.get(group)
+            size = known.plan if known is not None else GroupPlan(group, (), 1, group, LogRules(""))  # it has left
+            self.post(group, WorldFormed(attempt, single_host_world(size, 0, "127.0.0.1", 1)))
 
     def answer_start(self, *, obeys: Obeys = "anything", leaves_strays: bool = False) -> None:
         """The start that has waited longest: the worker runs."""

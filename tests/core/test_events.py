@@ -13,6 +13,7 @@ import pytest
 from supervisor.core import events
 from supervisor.core.events import Event, Who, how_it_ended, signal_name
 from supervisor.core.messages import ErrorReport, ExitStatus, Worker, WorkerSilent
+from supervisor.core.reload import Changes, GroupChange
 
 WHO = Who("trainer", 5, 1, 2)
 SEGFAULT = ExitStatus(None, 11, True, 1024, 0.5, 0.25)
@@ -28,6 +29,8 @@ ARGUMENTS: dict[str, Any] = {
     "hook": "page", "agents": ("127.0.0.1:8081",),
     "keys": ("memory_max", "cpu_max"), "words": "was killed by SIGKILL (out of memory)",
     "source": "probe", "output": "last\nlines",
+    "mistakes": ("rankd.toml:3: groups.x: unknown key",),
+    "changes": Changes((), ("log.level",), ("c",), ("d",), {"a": GroupChange(("env", "required"), ("env",))}),
     "error": ErrorReport("ValueError: no", "Traceback ...", 1795349042, "no note"),
     "evidence": "/logs/trainer/run/attempt_2/evidence_1.txt", "scope": "train.py#31", "away_for": 90.0,
     "limit": 60.0, "left_out": 3,

@@ -176,7 +176,7 @@ class Histories(RuleBasedStateMachine):
     @rule(gone=st.booleans())
     def a_group_ends_well(self, gone: bool) -> None:
         (name, _), *_ = self.host.leaders()
-        code = min(self.host.plan.groups[name].restart.success_exit_codes)
+        code = min(self.host.state.groups[name].plan.restart.success_exit_codes)
         for key in [key for key in self.host.leaders() if key[0] == name]:
             self.host.exit(key, ExitStatus(code))
             if gone:
@@ -400,7 +400,7 @@ class Histories(RuleBasedStateMachine):
     def a_stop_ends_everything_within_the_ladders_time(self) -> None:
         """Invariant 4: dependents first, each group within its ladder's time."""
         plan = self.host.plan
-        ladders = sum(rung.wait for group in plan.groups.values() for rung in group.stop.ladder)
+        ladders = sum(rung.wait for group in self.groups() for rung in group.plan.stop.ladder)
         asked_at = self.host.now
         self.asked_to_end()
         self.host.settle(until=asked_at + plan.drain_delay + ladders)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from typing import get_args
 
@@ -19,6 +20,7 @@ from supervisor.core.messages import (
     EvidenceTaken,
     ExitStatus,
     Input,
+    PlanChanged,
     StartRequested,
     StopRequested,
     StraysFound,
@@ -37,7 +39,17 @@ from supervisor.core.messages import (
     WorldRefused,
 )
 from supervisor.core.state import TRANSITIONS, Group, Phase
-from supervisor.plan import Backoff, Policy, Probe, RestartRules, Scope, WatchdogRules, single_host_world
+from supervisor.plan import (
+    Backoff,
+    Policy,
+    Probe,
+    RestartRules,
+    Rung,
+    Scope,
+    StopRules,
+    WatchdogRules,
+    single_host_world,
+)
 from tests.stories.story import (
     Story,
     asked_to_stop,
@@ -50,6 +62,7 @@ from tests.stories.story import (
     not_started,
     ready,
     refused,
+    replanned,
     running,
     silent,
     started,
@@ -174,6 +187,7 @@ STATES: dict[str, Callable[[], Story]] = {
     "stopping before a restart": lambda: told(runs(), exited(0, 1), gone(0), exited(1)),
     "stopping before a pause": lambda: told(runs(1, rules(backoff=PAUSED)), exited(0, 1)),
     "stopping before a failure": lambda: told(runs(1, rules(budget=0)), exited(0, 1)),
+    "stopping before a restart by another plan": lambda: told(runs(), replanned(job(workers=1), restart=True)),
     "stopping, a start is past recall": lambda: told(begun(1), formed(), asked_to_stop()),
     "stopping before a restart, a start is past recall": lambda: told(
         begun(), formed(), started(0), exited(0, 1), gone(0)
@@ -190,6 +204,7 @@ STATES: dict[str, Callable[[], Story]] = {
     "failed": lambda: runs(1, rules(budget=0)).ends(1.0, 0, code=1),
     "stopped": lambda: told(begun(), asked_to_stop()),
     "unkillable": unkillable,
+    "unkillable, with another plan": lambda: told(unkillable(), replanned(job(workers=1), restart=True)),
     "unkillable, one of them has ended after all": lambda: told(unkillable(), exited(0)),
 }
 
@@ -207,6 +222,9 @@ def inputs(story: Story) -> Iterator[Input]:
     yield DependencyLost("other", "has failed")
     yield StopRequested("operator")
     yield StopRequested("operator", hurry=True)
+    other = replace(group.plan, command=("other",), workers=3, stop=StopRules((Rung(9, 5.0),)))
+    for restart, wanted in product((False, True), (False, True)):
+        yield PlanChanged(other, restart, wanted)
     for attempt in range(-1, group.attempt + 2):
         yield WorldFormed(attempt, single_host_world(group.plan, 0, "127.0.0.1", 1))
         yield WorldRefused(attempt, "no port")

@@ -415,3 +415,41 @@ def test_a_number_that_is_another_workers_already_is_not_forgotten_with_the_one_
     assert dog.nearest() == 10.0
     dog.ended(Worker(1, 0))
     assert dog.nearest() is None
+
+
+def test_a_wider_limit_holds_at_once_and_a_tighter_one_for_what_begins_after_it() -> None:
+    story = Story(out_of_section=30.0)
+    story.at(0.0, begin("checkpoint"), begin("step"))
+    story.at(0.0, Notice(status="idle"), worker=B)
+    story.dog.go_by(WatchdogRules(sections={"step": 50.0, "checkpoint": 20.0}, out_of_section=40.0))
+    assert story.found(39.0) == []
+    assert story.found(40.0) == [Silent(B, "out_of_section", 0.0, 40.0)]
+    story.at(41.0, begin("checkpoint"))
+    assert story.found(60.0) == [Silent(A, "section", 0.0, 50.0, "step")]
+
+
+def test_a_limit_that_is_taken_away_is_waited_for_by_nobody_and_a_new_one_holds_from_the_next_section_on() -> None:
+    story = Story(boot=30.0, start_timeout=60.0, stopping=10.0)
+    story.at(1.0, begin("mine"), begin("step"), Notice(stopping=True))
+    story.dog.go_by(WatchdogRules(sections={"mine": 5.0}))
+    assert story.dog.nearest() is None
+    story.at(100.0, begin("mine"), worker=B)
+    assert story.found(105.0) == [Silent(B, "section", 100.0, 5.0, "mine")]
+
+
+def test_a_worker_that_has_asked_for_more_time_keeps_it_under_other_rules() -> None:
+    story = Story(start_timeout=60.0)
+    story.at(50.0, Notice(extend_by=100.0))
+    story.dog.go_by(WatchdogRules(start_timeout=90.0))
+    assert story.found(149.0) == [Silent(B, "start", 0.0, 90.0)]
+    assert story.found(150.0) == [Silent(A, "start", 0.0, 150.0)]
+
+
+def test_what_was_learnt_of_a_section_is_known_under_other_rules() -> None:
+    story = Story(AutoRules(frozenset({"step", "eval"}), floor=1.0, ceiling=3600.0, factor=3.0))
+    for now in range(200):
+        story.at(2.0 * now, begin("step"))
+        story.at(2.0 * now + 1.0, end("step"))
+    story.dog.go_by(WatchdogRules(auto=AutoRules(frozenset({"step", "load"}), floor=7.0, ceiling=3600.0, factor=3.0)))
+    assert (story.dog.learnt.limit("step"), story.dog.learnt.limit("load")) == (7.0, 3600.0)
+    assert story.dog.learnt.limit("eval") is None

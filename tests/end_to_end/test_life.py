@@ -240,15 +240,6 @@ def test_a_stop_that_was_asked_for_is_a_success(rankd: Start, number: signal.Sig
     assert len(daemon.all("worker.exited", signal="SIGTERM", by="daemon")) == 2
 
 
-def test_a_sighup_without_a_terminal_is_answered_and_changes_nothing(rankd: Start) -> None:
-    daemon = rankd(group("job", SLEEP))
-    daemon.wait_for("group.ready")
-    daemon.signal(signal.SIGHUP)
-    daemon.wait_for("daemon.reload_refused")
-    assert not daemon.all("worker.exited")
-    assert daemon.stop() == 0
-
-
 def test_a_worker_runs_as_the_user_and_with_the_umask_that_are_asked_for(rankd: Start) -> None:
     nobody = pwd.getpwnam("nobody")
     script = "id -u; id -g; id -G; umask"

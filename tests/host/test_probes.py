@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -23,6 +24,7 @@ from supervisor.core.messages import (
 )
 from supervisor.host import ask
 from supervisor.host.ask import Answer
+from supervisor.host.commands import Commands
 from supervisor.host.probes import Probes
 from supervisor.plan import LogRules, Probe, WorkerPlan
 
@@ -36,11 +38,13 @@ class Asked:
         self.answers = list(answers)
         self.posted: list[Input] = []
         self.questions = 0
+        self.addresses: set[str] = set()
         self._news = asyncio.Event()
         monkeypatch.setattr(ask, "tcp", self._tcp)
 
-    async def _tcp(self, _address: str, _within: float) -> Answer:
+    async def _tcp(self, address: str, _within: float) -> Answer:
         self.questions += 1
+        self.addresses.add(address)
         self._news.set()
         await anyio.lowlevel.checkpoint()
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -61,8 +65,12 @@ class Asked:
         given: dict[str, Any] = {"tcp": "127.0.0.1:1", "interval": 0.1, **probe}
         self.plan = WorkerPlan(("true",), {}, "", "", LogRules("/"), 0, {}, probe=Probe(**given))
         async with anyio.create_task_group() as tasks:
-            yield Probes(tasks, self._post, None)
+            yield Probes(tasks, self._post, lambda _: self.plan.probe, no_commands)
             tasks.cancel_scope.cancel()
+
+
+def no_commands() -> Commands:
+    raise AssertionError("nobody is asked by a command here")
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -83,6 +91,25 @@ def test_a_worker_is_asked_from_its_start_to_its_end(monkeypatch: pytest.MonkeyP
             probes.hear("g", WorkerExited(FIRST, ExitStatus(0)))
             await anyio.wait_all_tasks_blocked()
             assert len(asyncio.all_tasks()) == 1, "nobody is left to ask it"
+
+    run(main())
+
+
+def test_other_rules_hold_from_the_next_question_on_and_the_address_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tally goes on: what was answered before counts."""
+
+    async def main() -> None:
+        asked = Asked(monkeypatch, Answer(True), Answer(False, "busy"))
+        async with asked.asking(fall=1_000_000, interval=0.01) as probes:
+            assert asked.plan.probe is not None
+            probes.expect("g", FIRST, asked.plan)
+            probes.hear("g", WorkerStarted(FIRST, 1))
+            await asked.until(questions=4)
+            assert asked.posted == [WorkerReady(FIRST, "probe")]
+            asked.plan = replace(asked.plan, probe=replace(asked.plan.probe, fall=5, tcp="127.0.0.1:2"))
+            await asked.until(posted=2)
+            assert asked.posted[1] == WorkerUnready(FIRST, "probe", "busy", "")
+            assert asked.addresses == {"127.0.0.1:1"}
 
     run(main())
 

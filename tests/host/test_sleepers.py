@@ -101,6 +101,24 @@ def _is_past(at: float) -> bool:
     return clock.now() > at
 
 
+async def test_another_limit_holds_from_then_on_and_without_one_nobody_is_held(start: Start, tmp_path: Path) -> None:
+    process = start(1)
+    await until(lambda: len(list(family(process.pid))) > 1)
+    told = Told(3600.0)
+    told.sleepers.started(ME, process.pid)
+    told.sleepers.go_by(0.2)
+    await until(lambda: told.held)
+    assert not told.let_go
+    told.sleepers.go_by(0.0)
+    assert (told.let_go, told.sleepers.looks) == ([ME], False)
+    told.sleepers.started(Worker(1, 0), os.getpid())
+    assert not told.sleepers.looks
+    told.sleepers.go_by(0.2)
+    await until(lambda: len(told.held) == 2)
+    let_go(tmp_path / "fifo")
+    told.sleepers.close()
+
+
 async def test_nothing_wakes_the_loop_when_nobody_is_under_watch() -> None:
     told = Told(0.05)
     looks = [told.sleepers.looks]

@@ -14,7 +14,7 @@ import pytest
 from tests.end_to_end.configs import SLEEP, group, table
 from tests.end_to_end.conftest import Start
 from tests.end_to_end.rankd import until
-from tests.interop.haproxy import free_port
+from tests.ports import free_port
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin")
 

@@ -35,6 +35,7 @@ def machine(booted: Machine) -> Machine:
         "sysusers.d/rankd.conf",
         "systemd/system/rankd.service",
         "systemd/system/rankd@.service",
+        "systemd/system/rankd.socket",
     ):
         ours = CHECKOUT / "systemd" / path.removeprefix("systemd/system/")
         booted.write(f"/etc/{path}", ours.read_text())
@@ -51,6 +52,12 @@ def drop_in(machine: Machine, **settings: object) -> None:
     """Settings of [Service] over those of rankd.service."""
     lines = [f"{key}={value}" for key, value in settings.items()]
     machine.write("/etc/systemd/system/rankd.service.d/test.conf", "\n".join(["[Service]", *lines, ""]))
+    machine.run("systemctl", "daemon-reload")
+
+
+def harden(machine: Machine) -> None:
+    ours = CHECKOUT / "systemd/rankd.service.d/hardened.conf"
+    machine.write("/etc/systemd/system/rankd.service.d/hardened.conf", ours.read_text())
     machine.run("systemctl", "daemon-reload")
 
 
@@ -95,9 +102,66 @@ def ask(machine: Machine, path: str) -> str:
 
 
 def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:
-    for unit in ("rankd.service", "rankd@job.service"):
+    harden(machine)
+    for unit in ("rankd.service", "rankd@job.service", "rankd.socket"):
         verified = machine.run("systemd-analyze", "verify", "--man=no", unit)
         assert verified.stdout + verified.stderr == ""
+
+
+@pytest.mark.parametrize(("hardened", "most"), [(False, 4.5), (True, 3.0)], ids=["as it is", "hardened"])
+def test_systemd_finds_the_service_little_exposed(machine: Machine, hardened: bool, most: float) -> None:
+    if hardened:
+        harden(machine)
+    # As one file: with --offline=true drop-ins are not read.
+    text = machine.run("systemctl", "cat", "rankd.service").stdout
+    machine.write("/run/look/rankd.service", text)
+    said = machine.run("systemd-analyze", "security", "--offline=true", "--no-pager", "/run/look/rankd.service").stdout
+    level = float(said.splitlines()[-1].split(": ")[1].split()[0])
+    assert level <= most, said
+
+
+def test_hardened_it_still_runs_what_trains_models(machine: Machine) -> None:
+    """Code written at run time, shared memory, threads, devices, a rendezvous, memory read from another process."""
+    harden(machine)
+    script = """
+import ctypes, mmap, os, socket, subprocess, threading, time
+from multiprocessing import shared_memory
+mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+shared_memory.SharedMemory(create=True, size=4096).unlink()
+open("/tmp/shared", "a").close()
+thread = threading.Thread(target=int)
+thread.start()
+thread.join()
+os.sched_setaffinity(0, os.sched_getaffinity(0))
+os.open("/dev/fuse", os.O_RDONLY) if os.access("/dev/fuse", os.R_OK) else None
+subprocess.run(["true"], check=True)
+libc = ctypes.CDLL(None, use_errno=True)
+child = subprocess.Popen(["sleep", "1000"])
+word = ctypes.create_string_buffer(8)
+vector = (ctypes.c_ulong * 2)(ctypes.addressof(word), 8)
+assert libc.process_vm_readv(os.getpid(), vector, 1, vector, 1, 0) == 8
+child.kill()
+child.wait()
+port = int(os.environ["MASTER_PORT"])
+if os.environ["RANK"] == "0":
+    server = socket.create_server(("127.0.0.1", port))
+    server.accept()
+else:
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port))
+            break
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+print("all of it")
+time.sleep(1000)
+"""
+    configure(machine, group("job", python(script), workers=2, logs=TO_JOURNAL))
+    machine.run("systemctl", "start", "rankd")
+    machine.wait_for(lambda entry: entry.get("MESSAGE") == "all of it", "worker that could do all of it", count=2)
+    assert wait_for(machine, "daemon.started")["containment"].startswith("cgroup v2")
+    machine.run("systemctl", "stop", "rankd")
+    wait_for(machine, "daemon.stopped", exit_code=0)
 
 
 def test_start_returns_when_the_workers_run_and_status_says_how_it_is(machine: Machine) -> None:
@@ -196,6 +260,79 @@ def test_a_line_of_a_group_with_journal_is_found_by_its_rank_and_a_restarted_jou
     machine.run("systemctl", "restart", "systemd-journald")
     machine.run("sh", "-c", f"echo go >{pipe}")
     machine.wait_for(lambda entry: str(entry.get("MESSAGE")).startswith("again "), "a line after the restart")
+
+
+def test_records_are_asked_for_by_rank_group_and_event(machine: Machine) -> None:
+    """The commands of README; and ``journalctl -x`` explains what a record means."""
+    machine.write("/usr/local/lib/systemd/catalog/rankd.catalog", (CHECKOUT / "systemd/rankd.catalog").read_text())
+    machine.run("journalctl", "--update-catalog")
+    configure(machine, group("job", ["/bin/sh", "-c", "[ $RANK = 1 ] && exit 3; exec sleep 1000"], workers=2))
+    machine.run("systemctl", "start", "rankd")
+    wait_for(machine, "worker.failed", rank=1)
+    machine.run("journalctl", "--sync")
+
+    def asked(*matches: str) -> list[Record]:
+        lines = machine.run("journalctl", "-u", "rankd", "-o", "cat", *matches).stdout.splitlines()
+        return [json.loads(line) for line in lines]
+
+    assert {one["rank"] for one in asked("RANK=1")} == {1}
+    assert {one["event"] for one in asked("RANK=1", "RANKD_EVENT=worker.failed")} == {"worker.failed"}
+    assert {one["group"] for one in asked("RANKD_GROUP=job")} == {"job"}
+    explained = machine.run("journalctl", "-x", "-u", "rankd", "RANKD_EVENT=worker.failed").stdout
+    assert "Subject: A worker has failed" in explained
+    assert "Group job, rank 1 (attempt " in explained
+
+
+def test_what_is_said_while_journald_restarts_is_not_lost(machine: Machine) -> None:
+    configure(machine, group("job", ["/bin/sh", "-c", "exit 3"], restart={"max_restarts": -1}))
+    machine.run("systemctl", "start", "rankd", check=False)
+    wait_for(machine, "group.restarting")
+    machine.run("systemctl", "restart", "systemd-journald")
+    after = len(machine.journal("rankd"))
+    machine.wait_for(lambda entry: record(entry).get("event") == "group.restarting", "more", count=3)
+    machine.run("systemctl", "stop", "rankd")
+    machine.run("journalctl", "--sync")
+    lines = machine.run("journalctl", "-o", "cat", "_SYSTEMD_UNIT=rankd.service").stdout.splitlines()
+    assert len(lines) >= after
+    seqs = sorted(json.loads(line)["seq"] for line in lines)
+    assert seqs == list(range(1, len(seqs) + 1))
+
+
+# ---- it reloads, and its socket is systemd's
+
+
+def test_reload_is_gone_by_and_a_wrong_file_is_told_in_journal_and_status(machine: Machine) -> None:
+    stays = group("stays", SLEEP, workers=2)
+    configure(machine, stays)
+    machine.run("systemctl", "start", "rankd")
+    before = machine.processes("rankd")
+    configure(machine, stays + group("comes", ["/bin/sleep", "1001"]))
+    machine.run("systemctl", "reload", "rankd")
+    wait_for(machine, "daemon.reloaded", added=["comes"])
+    wait_for(machine, "group.ready", group="comes")
+    assert before.items() <= machine.processes("rankd").items(), "what has not changed is not touched"
+    configure(machine, stays + "wrokers = 3\n")
+    machine.run("systemctl", "reload", "rankd")
+    refused = wait_for(machine, "daemon.reload_refused")
+    assert refused["reason"].startswith("/etc/rankd/rankd.toml:")
+    machine.wait_for(lambda entry: record(entry).get("event") == "daemon.reload_refused", "refusal")
+    assert machine.show("rankd", "ActiveState") == "active"
+    machine.run("systemctl", "stop", "rankd")
+    assert machine.show("rankd", "Result") == "success"
+
+
+def test_a_probe_that_comes_while_nothing_runs_starts_rankd_and_one_during_a_restart_waits(machine: Machine) -> None:
+    configure(machine, group("job", SLEEP))
+    machine.run("systemctl", "enable", "--now", "rankd.socket")
+    assert machine.show("rankd", "ActiveState") == "inactive"
+    assert ask(machine, "/livez") == "ok"
+    assert wait_for(machine, "health.listening")["addresses"] == ["127.0.0.1:8080"]
+    first = machine.show("rankd", "MainPID")
+    machine.run("systemctl", "--no-block", "restart", "rankd")
+    assert ask(machine, "/livez") == "ok"
+    wait_for(machine, "daemon.ready", count=2)
+    assert ask(machine, "/livez") == "ok"
+    assert machine.show("rankd", "MainPID") != first
 
 
 # ---- it stops

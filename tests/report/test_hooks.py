@@ -139,3 +139,38 @@ async def test_a_hook_that_hangs_keeps_no_other_waiting() -> None:
         tasks.cancel_scope.cancel()
     assert hooks.counts == {("quick", "delivered"): 1, ("stuck", "dropped"): 1}
     assert hooks.told[-1].message == "hook stuck: 1 records are not delivered: rankd ends"
+
+
+async def test_under_another_configuration_a_hook_keeps_what_waits_and_goes_by_its_new_plan() -> None:
+    hooks = Delivered(page=hook("group.failed"))
+    hooks.happen("group.failed")
+    hooks.happen("group.ready")
+    hooks.hooks.go_by({"page": hook("group.ready")})
+    hooks.happen("group.failed")
+    async with hooks.running():
+        hooks.happen("group.ready")
+    assert [record["seq"] for record in hooks.tried] == [1, 4]
+
+
+async def test_a_hook_that_is_no_more_delivers_what_it_has_heard_and_hears_nothing_new() -> None:
+    hooks = Delivered(page=hook())
+    hooks.gate = anyio.Event()
+    async with hooks.running():
+        hooks.happen("group.failed")
+        await anyio.wait_all_tasks_blocked()
+        hooks.hooks.go_by({})
+        hooks.happen("group.stopped")
+        hooks.gate.set()
+        await anyio.wait_all_tasks_blocked()
+        hooks.hooks.go_by({"page": hook("group.ready")})
+        hooks.happen("group.ready")
+    assert hooks.names == ["group.failed", "group.ready"]
+
+
+async def test_a_hook_that_had_nothing_to_do_goes_and_another_one_comes_meanwhile() -> None:
+    hooks = Delivered(page=hook())
+    async with hooks.running():
+        await anyio.wait_all_tasks_blocked()
+        hooks.hooks.go_by({"chat": hook()})
+        hooks.happen("group.failed")
+    assert hooks.counts == {("chat", "delivered"): 1}

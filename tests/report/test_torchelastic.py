@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from supervisor.core.groups import Groups
+from supervisor.core.groups import Arrival, Groups
 from supervisor.core.messages import ErrorReport
 from supervisor.plan import RestartRules
 from supervisor.premises import Unusable, appended
 from supervisor.report.torchelastic import TorchElastic
-from tests.stories.story import Happening, Story, asked_to_stop, exited, gone, job, killed, running
+from tests.stories.story import Happening, Story, asked_to_stop, exited, gone, job, killed, read_anew, running, up
 
 
 class Told:
@@ -32,7 +32,7 @@ class Told:
     def state(self) -> Groups:
         return self.story.state
 
-    def happen(self, at: float, *happenings: Happening) -> None:
+    def happen(self, at: float, *happenings: Happening | Arrival) -> None:
         for one in happenings:
             self.story.happen(at, one)
             for event in self.story.said:
@@ -122,3 +122,19 @@ def test_a_place_that_is_no_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(Unusable, match="cannot be written"):
         appended(str(tmp_path / "full"), print)
+
+
+def test_a_group_that_a_reload_has_taken_away_is_told_of_when_it_is_gone() -> None:
+    told = Told(running(job("a", workers=1), job("b", workers=1)))
+    told.happen(4.0, exited(0, 1, of="a"))
+    told.happen(5.0, read_anew(job("b", workers=1)), gone(0, of="a"))
+    assert "a" not in told.state().groups
+    assert told.states()[-1] == ("AGENT", "FAILED", None)
+
+
+def test_a_group_that_a_reload_has_taken_away_before_it_was_anything_is_passed_over() -> None:
+    told = Told(Story(job("a"), job("b", depends_on={"a": "succeeded"})))
+    told.happen(0.0, up())
+    told.happen(1.0, read_anew(job("a")))
+    assert "b" not in told.state().groups
+    assert told.states() == []

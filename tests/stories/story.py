@@ -20,7 +20,7 @@ from typing import Any, assert_never
 
 from supervisor.core import groups, health, view
 from supervisor.core.events import Event, signal_name
-from supervisor.core.groups import Arrival, Begun, DrainOver, EndRequested, Groups, Of
+from supervisor.core.groups import Arrival, Begun, DrainOver, EndRequested, Groups, Of, ReloadRequested
 from supervisor.core.messages import (
     AbandonStarts,
     CancelTimer,
@@ -31,6 +31,7 @@ from supervisor.core.messages import (
     Fault,
     FormWorld,
     Input,
+    PlanChanged,
     SetTimer,
     SignalWorkers,
     SilentBy,
@@ -187,6 +188,18 @@ def asked_to_start(of: str = "") -> Happening:
 
 def asked_to_stop(reason: str = "operator", *, hurry: bool = False, of: str = "") -> Happening:
     return Happening(of, lambda *_: StopRequested(reason, hurry))
+
+
+def replanned(plan: GroupPlan, *, restart: bool, wanted: bool = False) -> Happening:
+    """The group alone is given another plan."""
+    return Happening("", lambda *_: PlanChanged(plan, restart, wanted))
+
+
+def read_anew(*jobs: GroupPlan, **options: Any) -> Arrival:
+    """The configuration has these groups now; ``options`` are keys of the daemon."""
+    names = [one.name for one in jobs]
+    plan = DaemonPlan("rankd", "host", "run", "/state", "/run", {one.name: one for one in jobs}, **options)
+    return ReloadRequested(plan, dict.fromkeys(names, 1), dict.fromkeys(names, -1))
 
 
 def up() -> Arrival:

@@ -1,0 +1,62 @@
+"""A configuration file read anew for a daemon that runs by an earlier reading of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import IO
+
+import anyio
+
+from supervisor.config_reader import PATIENCE, Reading, read_apart
+from supervisor.errors import ConfigError, SupervisorBug
+from supervisor.plan import DaemonPlan
+
+_SAID = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """There is no new plan: ``why``, in one line, and each mistake of the file with its line."""
+
+    why: str
+    mistakes: tuple[str, ...] = ()
+
+
+async def reread(path: str, now: DaemonPlan, within: float = PATIENCE) -> DaemonPlan | Refused:
+    """What the file at ``path`` says now, for a daemon that goes by ``now``; the loop turns meanwhile.
+
+    A file that names no run id means this run, and not one by another chance; the same of ``node_id``.
+    """
+    if not path:
+        return Refused("this daemon was not started from a configuration file")
+    try:
+        with read_apart(path, now.node_id, now.run_id) as reading, anyio.fail_after(within):
+            return reading.plan_in(*await _said(reading))
+    except ConfigError as error:
+        mistakes = tuple(map(str, error.mistakes))
+        more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+        return Refused(mistakes[0] + more, mistakes)
+    except TimeoutError:
+        return Refused(f"reading {path} has taken longer than {within:g} s")
+    except SupervisorBug as error:
+        return Refused(" ".join(str(error).split())[:_SAID])
+    except OSError as error:
+        return Refused(f"no process to read {path} can be started: {error.strerror}")
+
+
+async def _said(reading: Reading) -> tuple[bytes, bytes]:
+    """All that the child says on stdout and stderr, up to its end."""
+    out, err = reading.streams
+    return await _to_the_end(out), await _to_the_end(err)
+
+
+async def _to_the_end(pipe: IO[bytes]) -> bytes:
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    try:
+        return await reader.read()
+    finally:
+        transport.close()
