@@ -48,7 +48,8 @@ async def reread(path: str, now: DaemonPlan, within: float = PATIENCE) -> Daemon
 async def _said(reading: Reading) -> tuple[bytes, bytes]:
     """All that the child says on stdout and stderr, up to its end."""
     out, err = reading.streams
-    return await _to_the_end(out), await _to_the_end(err)
+    said, complaints = await asyncio.gather(_to_the_end(out), _to_the_end(err))
+    return said, complaints
 
 
 async def _to_the_end(pipe: IO[bytes]) -> bytes:
