@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -86,3 +88,40 @@ def test_until_when_the_loop_ran_is_known_for_the_last_turn_and_the_last_wait(tu
     assert waits_at <= turns.ran(waits_at + 0.02) < waits_at + 0.01, "nor does a wait"
     assert turns.ran(clock.now()) >= waits_at + 0.05
     assert turns.ran(began_at - 60) == float("-inf")
+
+
+@pytest.mark.parametrize("timeout", [0.0003, 0.0017, 0.0105])
+def test_no_wait_is_over_before_its_time(turns: Turns, timeout: float) -> None:
+    for _ in range(10):
+        began_at = clock.now()
+        assert turns.select(timeout) == []
+        assert clock.now() - began_at >= timeout
+
+
+def test_what_comes_in_the_last_millisecond_of_a_wait_is_found(turns: Turns, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    wait = select.select
+
+    def write_and_wait(*words: Any) -> object:
+        os.write(writer, b"x")
+        return wait(*words)
+
+    try:
+        turns.register(reader, 1)
+        monkeypatch.setattr(select, "select", write_and_wait)
+        assert [key.fd for key, _ in turns.select(0.0005)] == [reader]
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize(("limit", "timeout"), [(0, 0.0005), (1024, 0), (1024, -1)])
+def test_select_is_not_asked_where_it_cannot_answer_or_is_not_needed(
+    turns: Turns, monkeypatch: pytest.MonkeyPatch, limit: int, timeout: float
+) -> None:
+    def asked(*words: Any) -> None:
+        raise AssertionError(words)
+
+    monkeypatch.setattr(under_test, "FD_SETSIZE", limit)
+    monkeypatch.setattr(select, "select", asked)
+    assert turns.select(timeout) == []
