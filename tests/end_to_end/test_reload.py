@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,13 @@ pytestmark = pytest.mark.end_to_end
 
 HEALTH = table("health", listen=["127.0.0.1:0"])
 STAYS = HEALTH + group("stays", SLEEP, workers=2)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose path leaves room for a socket's."""
+    with tempfile.TemporaryDirectory(prefix="rankd-") as path:
+        yield Path(path)
 
 
 def rewrite(daemon: Rankd, text: str) -> Path:
@@ -68,7 +77,9 @@ with section("step"):
     assert daemon.stop() == 0
 
 
-def test_a_group_that_comes_is_watched_and_asked_and_told_of_like_any_other(rankd: Start, tmp_path: Path) -> None:
+def test_a_group_that_comes_is_watched_and_asked_and_told_of_like_any_other(
+    rankd: Start, tmp_path: Path, short_path: Path
+) -> None:
     """Its doors are opened when it comes, opened anew when workers have to know of it, and gone with it."""
 
     def web(heartbeat: str) -> str:
@@ -83,7 +94,7 @@ def test_a_group_that_comes_is_watched_and_asked_and_told_of_like_any_other(rank
         file = tmp_path / str(attempt)
         return until(lambda: (file.exists() and file.read_text()) or None, "the word of a worker").split()
 
-    daemon = rankd(STAYS)
+    daemon = rankd(STAYS, env={"RUNTIME_DIRECTORY": str(short_path)})
     daemon.wait_for("daemon.ready")
     hook = table("hooks.page", events=["group.ready"], command=["sh", "-c", f"cat > {tmp_path}/page"])
     rewrite(daemon, STAYS + hook + web("1h"))
