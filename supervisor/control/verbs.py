@@ -99,7 +99,8 @@ class Verbs:
         running = [slot.worker for slot in group.live.values() if slot.pid is not None and slot.status is None]
         reached = [worker for worker in running if not rank or group.rank(worker.rank) == int(rank)]
         if not reached:
-            return _no(409, f"{f'rank {rank}' if rank else 'no worker'} of group {group.plan.name} runs")
+            name = group.plan.name
+            return _no(409, f"rank {rank} of group {name} does not run" if rank else f"no worker of group {name} runs")
         self._told("signal", asker, group.plan.name, f"{f'rank {rank} ' if rank else ''}{signal_name(int(number))}")
         self.signal(group.plan.name, reached, int(number), "leader")
         return Reply(200, {"seq": self.seq(), "ranks": [group.rank(worker.rank) for worker in reached]})
