@@ -106,6 +106,8 @@ class Daemon:
                 raise Unreachable(f"{self.path}: no answer within {within:g} s") from None
             except OSError as error:
                 raise Unreachable(f"{self.path}: {error.strerror}") from error
+        if not answer:
+            raise Unreachable(f"{self.path}: the daemon has ended before it answered")
         status, body = _parsed(bytes(answer), self.path)
         if status != 200:
             raise Refused(status, body)
