@@ -8,9 +8,7 @@ import pwd
 from supervisor import values
 from supervisor.config import tables
 from supervisor.config.mistakes import Mistakes
-
-LONGEST = 107
-"""Bytes of a unix socket's path (unix(7))."""
+from supervisor.report.listen import LONGEST_PATH
 
 
 def socket(given: tables.Control, runtime_dir: str, mistakes: Mistakes) -> str:
@@ -18,8 +16,10 @@ def socket(given: tables.Control, runtime_dir: str, mistakes: Mistakes) -> str:
     if not given.socket:
         return ""
     path = os.path.normpath(os.path.join(runtime_dir, given.socket))
-    if len(os.fsencode(path)) > LONGEST and "socket" in given.model_fields_set:
-        mistakes.say(("control", "socket"), f"{values.shown(path)}: a unix socket's path has at most {LONGEST} bytes")
+    if len(os.fsencode(path)) > LONGEST_PATH and "socket" in given.model_fields_set:
+        mistakes.say(
+            ("control", "socket"), f"{values.shown(path)}: a unix socket's path has at most {LONGEST_PATH} bytes"
+        )
     return path
 
 

@@ -18,6 +18,9 @@ from supervisor.errors import AddressUnavailable
 BACKLOG = 128
 """Connections that the kernel keeps for us while we are busy."""
 
+LONGEST_PATH = 107
+"""Bytes of a unix socket's path (unix(7))."""
+
 UNIX_MODE = 0o660
 """A load balancer of the same group may connect; others may not."""
 
