@@ -18,7 +18,8 @@ HELP = "how every group stands, why, and what happens next"
 TOGETHER = 0.1
 """Seconds for which what comes together is drawn together."""
 
-CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+HOME, REST_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
+"""Drawn over what was there, line by line: a screen that is cleared first flickers."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,13 +53,21 @@ def _watch(status: dict[str, Any], news: Stream, arguments: argparse.Namespace) 
     began_at = time.monotonic()
     terminal = os.isatty(asked.STDOUT) and not arguments.json
     while True:
-        later = time.monotonic() - began_at
-        asked.write((CLEAR if terminal else "") + _shown(status, arguments, later))
+        shown = _shown(status, arguments, time.monotonic() - began_at)
+        asked.write(_over_the_last(shown) if terminal else shown)
         if news.read(time.monotonic() + 1.0 if terminal else None):
             together = time.monotonic() + TOGETHER
             while news.read(together):
                 pass
             return
+
+
+def _over_the_last(text: str) -> str:
+    """As much of it as the terminal has lines for, in place of what is there."""
+    lines, room = text.splitlines(), os.get_terminal_size(asked.STDOUT).lines - 1
+    if 0 < room < len(lines):
+        lines[room - 1 :] = [f"... {len(lines) - room + 1} more lines"]
+    return HOME + "".join(f"{line}{REST_OF_LINE}\n" for line in lines) + REST_OF_SCREEN
 
 
 def _shown(status: dict[str, Any], arguments: argparse.Namespace, later: float = 0.0) -> str:

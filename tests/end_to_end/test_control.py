@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import re
+import select
 import shutil
 import signal
 import socket
@@ -11,6 +15,7 @@ import stat
 import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -346,3 +351,35 @@ def open_to_all(tmp_path: Path) -> None:
     for folder in [tmp_path, *tmp_path.parents]:
         if folder.stat().st_uid == os.geteuid() and folder.name.startswith(("pytest", "test")):
             folder.chmod(0o711)
+
+
+def test_on_a_terminal_the_watched_table_is_drawn_over_itself_and_fits(rankd: Start) -> None:
+    """64 workers on a terminal of 20 lines and 60 columns, whose time passes without the daemon being asked."""
+    daemon = ready(rankd(group("many", SLEEP, workers=64)), "many")
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 60, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "supervisor", "status", "many", "--watch", "--socket", str(socket_of(daemon))],
+        env=environment | {"PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    drawn = b""
+    try:
+        while drawn.count(b"\x1b[J") < 3:
+            assert select.select([ours], [], [], PATIENCE)[0]
+            drawn += os.read(ours, 1 << 16)
+    finally:
+        os.close(ours)
+        watching.kill()
+        watching.wait()
+    for screen in drawn.split(b"\x1b[H")[1:3]:
+        lines = re.sub(rb"\x1b\[[0-9;]*[mKJ]", b"", screen).decode().splitlines()
+        assert len(lines) == 19
+        assert max(map(len, lines)) <= 60
+        assert lines[-1] == "... 51 more lines"
+    assert b"\x1b[32mrunning" in drawn
+    assert daemon.stop() == 0
