@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from supervisor import __version__
 from supervisor.errors import BUG, USAGE, ConfigError, RankdError
 
-VERBS = ("run", "launch", "check", "schema", "doctor")
+VERBS = (
+    "run", "launch", "status", "start", "stop", "restart", "drain", "undrain", "reload", "signal",
+    "logs", "events", "failures", "check", "schema", "doctor",
+)  # fmt: skip
 """Each is a module of ``supervisor.cli`` with HELP, ``add_arguments(parser)`` and ``main(arguments) -> exit code``."""
 
 

@@ -20,6 +20,8 @@ import anyio.to_thread
 
 from supervisor import __version__, clock, premises
 from supervisor.audience import FAREWELL, Audience
+from supervisor.control import claim
+from supervisor.control.verbs import Verbs
 from supervisor.core import events, groups, health
 from supervisor.core.events import Event, Who, signal_name
 from supervisor.core.groups import Begun, EndRequested, Groups, ReloadRequested
@@ -48,6 +50,7 @@ from supervisor.plan import (
     Reach,
     WorkerPlan,
     World,
+    attempts_dir,
     group_environment,
     handed_on,
     single_host_world,
@@ -62,6 +65,7 @@ from supervisor.runtime import Runtime
 from supervisor.vigils import Vigils
 
 if TYPE_CHECKING:
+    from supervisor.control.server import ControlListener
     from supervisor.report.http import HealthListener
 
 ONE_REQUEST = 1.0
@@ -97,8 +101,13 @@ def run(plan: DaemonPlan, source: str = "") -> int:
         agents = listen.bind([plan.agent_check] if plan.agent_check else [])
         for listener in [*listeners, *agents]:
             stack.callback(listener.close)
+        control = claim.claim(plan)
+        if isinstance(control, listen.BoundListener):
+            stack.callback(control.close)
         turns = Turns()
-        daemon = Daemon(plan, turns, listeners, agents, inherited, keeps_state=keeps_state, source=source)
+        daemon = Daemon(
+            plan, turns, listeners, agents, inherited, keeps_state=keeps_state, source=source, control=control
+        )
         systemd.forget(os.environ)
         loops = {"loop_factory": partial(asyncio.SelectorEventLoop, turns)}
         return anyio.run(daemon.main, backend="asyncio", backend_options=loops)
@@ -117,10 +126,11 @@ class Daemon:
         *,
         keeps_state: bool = True,
         source: str = "",
+        control: listen.BoundListener | str | None = None,
     ) -> None:
         """``inherited``: what there is to tell of an earlier daemon. ``keeps_state``: ``state.json`` is ours.
 
-        ``source``: see ``run``.
+        ``source``: see ``run``. ``control``: see ``claim``.
         """
         self._plan = plan
         self._turns = turns
@@ -144,7 +154,9 @@ class Daemon:
         self._stopped_by: int | None = None
         self._is_up = False
         self._source = source
+        self._control = control
         self._reload_asked = anyio.Event()
+        self._reloading = anyio.Lock()
         self._not_reloaded = ""
         self._http: HealthListener | None = None
 
@@ -300,6 +312,7 @@ class Daemon:
                 )
             runtime.arrive(Begun())
             tasks.start_soon(self._serve_health)
+            tasks.start_soon(self._serve_control)
             tasks.start_soon(self._run_hooks)
             await runtime.over.wait()
             if runtime.bug is None:
@@ -344,7 +357,7 @@ class Daemon:
                 self._look,
                 self._counts,
                 started_at=self._began_at,
-                about={"service": self._plan.name, "host": self._plan.node_id, "run_id": self._plan.run_id},
+                about=self._about(),
                 drain_status=self._plan.drain_status,
                 ring=self._audience.ring,
                 history=self._audience.history,
@@ -364,6 +377,43 @@ class Daemon:
                 await agent.stop()
                 if self._listeners:
                     await listener.stop()
+
+    async def _serve_control(self) -> None:
+        """Do what is asked over the control socket, from when the first workers have been started."""
+        control = self._control
+        if not isinstance(control, listen.BoundListener):
+            if control:
+                self._tell(events.control_unavailable(clock.now(), control))
+            return
+        await self._processes.idle.wait()
+        ring = self._audience.ring
+        verbs = Verbs(
+            lambda: self._runtime.state,
+            self._runtime.arrive,
+            self._tell,
+            self.signal,
+            self._reload_now,
+            lambda: ring.last,
+        )
+        listener = (await self._load(_load_control))(
+            control,
+            verbs,
+            self._look,
+            allowed={0, os.geteuid(), *self._plan.control_users},
+            about=self._about(),
+            logs=lambda snapshot: {name: attempts_dir(self._plan, self._plan_of(name)) for name in snapshot.groups},
+            ring=ring,
+        )
+        try:
+            await listener.start()
+            self._tell(events.control_listening(clock.now(), self._plan.control))
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await listener.stop()
+
+    def _about(self) -> Mapping[str, str]:
+        return {"service": self._plan.name, "host": self._plan.node_id, "run_id": self._plan.run_id}
 
     async def _load(self, load: Callable[[], Loaded]) -> Loaded:
         """Import in a thread what takes long: the loop stays free meanwhile."""
@@ -415,6 +465,11 @@ class Daemon:
         while True:
             await self._reload_asked.wait()
             self._reload_asked = anyio.Event()
+            await self._reload_now()
+
+    async def _reload_now(self) -> Refused | None:
+        """A reload of which systemd hears; returns why it was refused, if it was."""
+        async with self._reloading:
             if self._is_up:
                 self._notifier.reloading()
             refused = await self._reload()
@@ -423,6 +478,7 @@ class Daemon:
                 self._tell(events.daemon_reload_refused(clock.now(), refused.why, refused.mistakes))
             if self._is_up and not self._ending.is_set():
                 self._notifier.ready(self._status_line())
+            return refused
 
     async def _reload(self) -> Refused | None:
         """Go by the file as it is now; or go on as before, and say why."""
@@ -609,6 +665,12 @@ def _load_http() -> type[HealthListener]:
     from supervisor.report.http import HealthListener  # noqa: PLC0415 - what takes long is loaded late: see caller
 
     return HealthListener
+
+
+def _load_control() -> type[ControlListener]:
+    from supervisor.control.server import ControlListener  # noqa: PLC0415 - likewise
+
+    return ControlListener
 
 
 def _load_webhook() -> PostRecord:

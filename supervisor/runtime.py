@@ -197,4 +197,4 @@ class Runtime:
 
 def _outline(state: Groups) -> tuple[object, ...]:
     """What has to differ for anybody outside to see a difference between events."""
-    return (state.stage, *((group.phase, group.ready_at) for group in state.groups.values()))
+    return (state.stage, state.drained_by, *((group.phase, group.ready_at) for group in state.groups.values()))

@@ -11,7 +11,7 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 from supervisor import values
-from supervisor.config import defaults, files, probes, programs, relations
+from supervisor.config import control, defaults, files, probes, programs, relations
 from supervisor.config.mistakes import Mistakes
 from supervisor.config.places import Path
 from supervisor.host import names
@@ -57,12 +57,13 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
     state_dir = directory("state_dir", daemon.state_dir, defaults.state_dir)
     _check_listeners(file.health, mistakes)
     relations.check(file.groups, file.health, mistakes)
+    runtime_dir = directory("runtime_dir", daemon.runtime_dir, defaults.runtime_dir)
     return DaemonPlan(
         name=daemon.name,
         node_id=daemon.node_id or names.node_id(),
         run_id=daemon.run_id or defaults.run_id(),
         state_dir=state_dir,
-        runtime_dir=directory("runtime_dir", daemon.runtime_dir, defaults.runtime_dir),
+        runtime_dir=runtime_dir,
         groups={name: _group(name, group, folder, state_dir, environ, mistakes) for name, group in file.groups.items()},
         when_done=daemon.when_done,
         drain_delay=daemon.drain_delay,
@@ -74,6 +75,8 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
         torchelastic_metrics=_place(file.log.torchelastic_metrics, state_dir),
         hooks={name: _hook(name, hook, file.groups, mistakes) for name, hook in file.hooks.items()},
         agent_check=file.health.agent_check or "",
+        control=control.socket(file.control, runtime_dir, mistakes),
+        control_users=control.users(file.control, mistakes),
         state_dir_is_common=daemon.state_dir is None and not defaults.names_state_dir(environ),
     )
 

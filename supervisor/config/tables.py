@@ -180,6 +180,15 @@ class Health(Table):
     )
 
 
+class Control(Table):
+    """Who may ask the daemon for something: rankd status, stop, restart and their like."""
+
+    socket: Place = key("control.sock", "A unix socket, relative to runtime_dir; empty: none.")
+    allow_users: list[Account] = key(
+        [], "Names or uids of those who may use it, besides root and the user that the daemon runs as."
+    )
+
+
 class Backoff(Table):
     """Pause before a restart: initial * factor^k, at most max, less up to jitter of itself."""
 
@@ -423,5 +432,6 @@ class File(Table):
     daemon: Daemon = key({})
     log: Log = key({})
     health: Health = key({})
+    control: Control = key({})
     hooks: dict[str, Hook] = key({}, "Who is handed records as they are told, by name.")
     groups: dict[str, Group] = key({}, "The groups of workers, by name.")

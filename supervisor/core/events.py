@@ -384,10 +384,11 @@ def daemon_ready(at: float, took_for: float) -> Event:
     return Event("daemon.ready", "info", at, f"up after {ms(took_for):.0f} ms", None, {"duration_ms": ms(took_for)})
 
 
-def daemon_draining(at: float, why: str, for_: float) -> Event:
-    return Event(
-        "daemon.draining", "info", at, f"draining for {for_:g} s: {why}", None, {"reason": why, "duration_ms": ms(for_)}
-    )
+def daemon_draining(at: float, why: str, for_: float | None) -> Event:
+    """``for_`` None: until somebody takes it back; nothing is stopped."""
+    words = "draining" if for_ is None else f"draining for {for_:g} s"
+    fields: dict[str, Any] = {"reason": why} | ({} if for_ is None else {"duration_ms": ms(for_)})
+    return Event("daemon.draining", "info", at, f"{words}: {why}", None, fields)
 
 
 def daemon_stopping(at: float, why: str) -> Event:
@@ -539,3 +540,26 @@ def daemon_guardian_lost(at: float, why: str, *, over: bool) -> Event:
         f"no guardian to end the workers if rankd is killed: {why}; {'it was the last' if over else 'trying another'}",
         None, {"reason": why, "over": over},
     )  # fmt: skip
+
+
+# ---- control
+
+
+def control_listening(at: float, path: str) -> Event:
+    return Event("control.listening", "debug", at, f"control on {path}", None, {"path": path})
+
+
+def control_unavailable(at: float, why: str) -> Event:
+    """The daemon runs all the same, and answers to signals alone."""
+    return Event("control.unavailable", "warning", at, f"no control socket: {why}", None, {"reason": why})
+
+
+def control_command(at: float, verb: str, user: str, uid: int, group: str | None, details: str = "") -> Event:
+    """Somebody has asked for something, and it is being done. ``details``: a rank, a signal."""
+    words = " ".join(filter(None, (f"{user} asks: {verb}", group, details)))
+    fields: dict[str, Any] = {"verb": verb, "user": user, "uid": uid} | ({"details": details} if details else {})
+    return Event("control.command", "info", at, words, group, fields)
+
+
+def daemon_undrained(at: float, who: str) -> Event:
+    return Event("daemon.undrained", "info", at, f"drains no more, as {who} has asked", None, {"by": who})

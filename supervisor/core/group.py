@@ -26,6 +26,7 @@ from supervisor.core.messages import (
     EvidenceTaken,
     Input,
     PlanChanged,
+    RunRequested,
     StartRequested,
     StopRequested,
     StraysFound,
@@ -43,6 +44,7 @@ from supervisor.core.messages import (
     WorldRefused,
 )
 from supervisor.core.replanning import plan_changed
+from supervisor.core.running import run_requested
 from supervisor.core.starting import begin_attempt, start_all, start_one, start_requested, worker_started
 from supervisor.core.state import Failure, Group, Outcome, Phase, Verdict
 from supervisor.core.stopping import climb_strays, climb_to, leave_unkillable, stop_requested, strays_found
@@ -58,8 +60,10 @@ def step(group: Group, input: Input, now: float) -> Outcome:
         case DependencyLost(name, reason):
             if group.phase is Phase.WAITING:
                 turn.finish(Verdict("failed", 1, f"depends on {name}, which {reason}"))
-        case StopRequested(reason, hurry):
-            stop_requested(turn, reason, hurry)
+        case RunRequested(reason, anew):
+            run_requested(turn, reason, anew)
+        case StopRequested(reason, hurry, by):
+            stop_requested(turn, reason, hurry, by)
         case PlanChanged():
             plan_changed(turn, input)
         case WorldFormed(attempt, world):

@@ -19,6 +19,7 @@ from supervisor.core.messages import (
     Effect,
     Input,
     PlanChanged,
+    RunRequested,
     SetTimer,
     StartRequested,
     StopRequested,
@@ -63,6 +64,20 @@ class ReloadRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """A person wants clients to go elsewhere, while everything runs on."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class UndrainRequested:
+    """Clients may come back."""
+
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class DrainOver:
     """The daemon's drain timer, set for the instant ``at``, is due."""
 
@@ -71,14 +86,15 @@ class DrainOver:
 
 _TO_BE: Mapping[Condition, str] = {"started": "be started", "ready": "be ready", "succeeded": "succeed"}
 
-Arrival = Of | EndRequested | Begun | ReloadRequested | DrainOver
+Arrival = Of | EndRequested | Begun | ReloadRequested | DrainRequested | UndrainRequested | DrainOver
 
 
 class Groups(NamedTuple):
     """The state of all groups, in the order of the configuration; a value.
 
     ``stage`` is the daemon's; ``first_failed`` the group whose failure gives the daemon its exit code. ``leaving``:
-    groups that the configuration has no more; they come last, and are forgotten once they have stopped.
+    groups that the configuration has no more; they come last, and are forgotten once they have stopped. ``drained_by``:
+    the person who keeps clients away while the daemon runs on.
     """
 
     plan: DaemonPlan
@@ -88,13 +104,15 @@ class Groups(NamedTuple):
     drained_at: float | None = None
     first_failed: str | None = None
     leaving: frozenset[str] = frozenset()
+    drained_by: str = ""
 
     @property
     def over(self) -> bool:
-        """Every group has finished, and the daemon is not to stay."""
-        return all(group.phase is Phase.FINISHED for group in self.groups.values()) and (
-            self.stage == "stopping" or self.plan.when_done == "exit"
-        )
+        """Every group has finished, and the daemon is not to stay, not even for one that may be started again."""
+        groups = self.groups.values()
+        if self.stage == "stopping":
+            return all(group.phase is Phase.FINISHED for group in groups)
+        return self.plan.when_done == "exit" and all(group.is_done for group in groups)
 
     @property
     def exit_code(self) -> int:
@@ -163,6 +181,7 @@ def standing(group: Group) -> Standing:
         was_ready=group.was_ready,
         finished=group.phase is Phase.FINISHED,
         succeeded=verdict is not None and verdict.outcome == "succeeded",
+        held=bool(group.stopped_by),
     )
 
 
@@ -173,8 +192,14 @@ def advance(state: Groups, arrival: Arrival, now: float) -> Result:
         case Of(name, input):
             if name not in state.groups or (isinstance(input, StartRequested) and state.stage != "running"):
                 return Result(state)
+            if isinstance(input, RunRequested) and (
+                state.stage not in ("starting", "running") or name in state.leaving
+            ):
+                return Result(state)
             if not round.feed(name, input) and (round.state is state or name not in state.leaving):
                 return Result(round.state, tuple(round.effects), tuple(round.events))
+            if isinstance(input, RunRequested):
+                round.state = _with_first_failed(round.state)
         case Begun():
             if state.stage != "starting":
                 return Result(state)
@@ -185,6 +210,14 @@ def advance(state: Groups, arrival: Arrival, now: float) -> Result:
             _end(round, reason, hurry)
         case ReloadRequested():
             _reload(round, arrival)
+        case DrainRequested(by):
+            if state.stage in ("starting", "running") and not state.drained_by:
+                round.state = state._replace(drained_by=by)
+                round.events.append(events.daemon_draining(now, drain_reason(by), None))
+        case UndrainRequested(by):
+            if state.drained_by:
+                round.state = state._replace(drained_by="")
+                round.events.append(events.daemon_undrained(now, by))
         case DrainOver(at):
             if state.stage == "draining" and state.drained_at == at:
                 _enter_stopping(round)
@@ -222,9 +255,18 @@ def _reload(round: _Round, new: ReloadRequested) -> None:
             round.feed(name, PlanChanged(plan, restart=True, wanted=True))
         elif change := changes.changed.get(name):
             round.feed(name, PlanChanged(plan, restart=bool(change.restart)))
-    failed = [name for name, group in round.state.groups.items() if group.plan.required and _has_failed(group)]
-    first = state.first_failed if state.first_failed in failed else next(iter(failed), None)
-    round.state = round.state._replace(first_failed=first)
+    round.state = _with_first_failed(round.state)
+
+
+def drain_reason(by: str) -> str:
+    """Why the daemon drains, if a person has asked for it."""
+    return f"asked by {by} with `rankd drain`"
+
+
+def _with_first_failed(state: Groups) -> Groups:
+    """What has failed and is not over it still counts, in the order in which it was known."""
+    failed = [name for name, group in state.groups.items() if group.plan.required and _has_failed(group)]
+    return state._replace(first_failed=state.first_failed if state.first_failed in failed else next(iter(failed), None))
 
 
 def _has_failed(group: Group) -> bool:
@@ -288,7 +330,7 @@ def _settle(round: _Round) -> None:
     if state.stage != "running" or state.plan.when_done == "stay":
         return
     required = [group for group in state.groups.values() if group.plan.required]
-    done = [group.phase is Phase.FINISHED for group in required or state.groups.values()]
+    done = [group.is_done for group in required or state.groups.values()]
     if all(done) and not state.over:
         round.state = state._replace(why="every required group has finished")
         _enter_stopping(round)
@@ -307,7 +349,10 @@ def _start_some(round: _Round) -> bool:
         if verdict == "met":
             changed |= round.feed(name, StartRequested())
         elif verdict == "pending":
-            why = f"waits for {other} to {_TO_BE[group.plan.depends_on[other]]}"
+            by = round.state.groups[other].stopped_by
+            why = f"waits for {other} to {_TO_BE[group.plan.depends_on[other]]}" + (
+                f"; {by} has stopped it" if by else ""
+            )
             round.state = round.state._replace(groups={**round.state.groups, name: group._replace(why=why)})
         else:
             finished = round.state.groups[other].verdict

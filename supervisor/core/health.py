@@ -55,7 +55,8 @@ class GroupView:
     ``ready`` is what the group is taken for (see ``steady``), ``gang`` that none of its workers is of use alone.
     ``restarts_left`` is None for no limit; ``why`` says how the group came into its phase. ``returned``: what its
     functions have returned (see ``core.returned``). ``learnt``: the limits of sections that are learnt, and why they
-    are what they are (see ``core.learning``). ``failed``: for good.
+    are what they are (see ``core.learning``). ``failed``: for good. ``stopped_by``: the
+    person who had it stopped.
     """
 
     name: str
@@ -80,6 +81,7 @@ class GroupView:
     returned: Mapping[str, Any] = field(default_factory=dict)
     learnt: Mapping[str, Any] = field(default_factory=dict)
     failed: bool = False
+    stopped_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,11 +73,24 @@ class DependencyLost:
 class StopRequested:
     """The group is to stop and stay stopped. ``reason`` goes into records: "SIGTERM", "operator" ...
 
-    ``hurry``: asked a second time; go to the last rung of the ladder.
+    ``hurry``: asked a second time; go to the last rung of the ladder. ``by``: the person who wants this group stopped,
+    and it alone; until somebody wants it to run, nothing else starts it.
     """
 
     reason: str
     hurry: bool = False
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequested:
+    """A person wants the group to run; with ``anew`` by workers started from now on. No budget is charged for it.
+
+    ``reason`` goes into records.
+    """
+
+    reason: str
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +261,9 @@ class TimerFired:
 
 
 Input = (
-    StartRequested | DependencyLost | StopRequested | PlanChanged | WorldFormed | WorldRefused | WorkerStarted
-    | WorkerNotStarted | WorkerReady | WorkerUnready | WorkerSilent | EvidenceTaken | WorkerHeld | WorkerLetGo
-    | WorkerExited | StraysFound | WorkerGone | TimerFired
+    StartRequested | RunRequested | DependencyLost | StopRequested | PlanChanged | WorldFormed | WorldRefused
+    | WorkerStarted | WorkerNotStarted | WorkerReady | WorkerUnready | WorkerSilent | EvidenceTaken | WorkerHeld
+    | WorkerLetGo | WorkerExited | StraysFound | WorkerGone | TimerFired
 )  # fmt: skip
 
 

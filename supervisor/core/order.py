@@ -9,13 +9,17 @@ from supervisor.plan import Condition, GroupPlan
 
 
 class Standing(NamedTuple):
-    """As much of a group as its neighbours need to know. ``finished`` includes a group that never ran."""
+    """As much of a group as its neighbours need to know. ``finished`` includes a group that never ran.
+
+    ``held``: a person has stopped it, so that it may run again.
+    """
 
     was_started: bool = False
     ready: bool = False
     was_ready: bool = False
     finished: bool = False
     succeeded: bool = False
+    held: bool = False
 
 
 Prospect = Literal["met", "pending", "lost"]
@@ -38,7 +42,7 @@ def prospect(condition: Condition, standing: Standing) -> Prospect:
             assert_never(condition)
     if met:
         return "met"
-    return "lost" if standing.finished else "pending"
+    return "lost" if standing.finished and not standing.held else "pending"
 
 
 def may_start(depends_on: Mapping[str, Condition], standings: Mapping[str, Standing]) -> tuple[Prospect, str]:

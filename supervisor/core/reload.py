@@ -33,6 +33,8 @@ _TABLES = {
     "daemon.hooks": "hooks",
     "daemon.torchelastic_events": "log.torchelastic_events",
     "daemon.torchelastic_metrics": "log.torchelastic_metrics",
+    "daemon.control": "control.socket",
+    "daemon.control_users": "control.allow_users",
     "daemon.state_dir_is_common": "daemon.state_dir",
     "resources.cpus": "resources.cpu_affinity",
 }

@@ -23,7 +23,10 @@ def begin_attempt(turn: Turn, why: str) -> None:
     group = turn.group
     assert not group.live
     attempt = group.attempt + 1
-    turn.enter(Phase.STARTING, why, attempt=attempt, begun_at=turn.now, world=None, ended=Ranks(), well=0, suspect=None)
+    turn.enter(
+        Phase.STARTING, why, attempt=attempt, begun_at=turn.now, world=None, ended=Ranks(), well=0, suspect=None,
+        stopped_by="",
+    )  # fmt: skip
     turn.events.append(events.group_starting(turn.now, group.plan.name, attempt, group.plan.workers))
     turn.effects.append(FormWorld(attempt))
 

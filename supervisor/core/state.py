@@ -17,6 +17,7 @@ from supervisor.core.messages import (
     Input,
     PlanChanged,
     Returned,
+    RunRequested,
     StartRequested,
     StopRequested,
     TimerFired,
@@ -46,16 +47,16 @@ TRANSITIONS: Mapping[Phase, Mapping[Phase, tuple[type[Input], ...]]] = {
         Phase.FINISHED: (DependencyLost, StopRequested),
     },
     Phase.STARTING: {
-        Phase.STARTING: (PlanChanged,),
+        Phase.STARTING: (PlanChanged, RunRequested),
         Phase.RUNNING: (WorkerStarted,),
-        Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, PlanChanged, TimerFired),
+        Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, PlanChanged, RunRequested, TimerFired),
         Phase.BACKING_OFF: (WorldRefused, WorkerNotStarted),
         Phase.FINISHED: (WorldRefused, WorkerNotStarted, StopRequested),
     },
     Phase.RUNNING: {
-        Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, PlanChanged, TimerFired),
+        Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, PlanChanged, RunRequested, TimerFired),
         Phase.BACKING_OFF: (WorkerGone,),
-        Phase.STARTING: (WorkerGone, PlanChanged),
+        Phase.STARTING: (WorkerGone, PlanChanged, RunRequested),
         Phase.FINISHED: (WorkerGone, WorkerNotStarted, StopRequested),
     },
     Phase.STOPPING: {
@@ -64,11 +65,11 @@ TRANSITIONS: Mapping[Phase, Mapping[Phase, tuple[type[Input], ...]]] = {
         Phase.FINISHED: (WorkerGone, WorkerNotStarted, TimerFired),
     },
     Phase.BACKING_OFF: {
-        Phase.STARTING: (TimerFired, PlanChanged),
+        Phase.STARTING: (TimerFired, PlanChanged, RunRequested),
         Phase.FINISHED: (StopRequested,),
     },
     Phase.FINISHED: {
-        Phase.WAITING: (PlanChanged,),
+        Phase.WAITING: (PlanChanged, RunRequested),
         Phase.STARTING: (StartRequested,),
     },
 }
@@ -203,7 +204,7 @@ class Group(NamedTuple):
     instants at which single ranks restart (scope "worker"). ``strays``: the ladders of single workers that left
     processes behind. ``unkillable``: ranks whose slot is held for good. ``suspect``: the first of a gang that was found
     to hang in this attempt; what happens to its peers from then on may come of that. ``next_plan``: what it goes by as
-    soon as nothing is live that was started by ``plan``.
+    soon as nothing is live that was started by ``plan``. ``stopped_by``: the person who has stopped it, or is about to.
     """
 
     plan: GroupPlan
@@ -233,6 +234,12 @@ class Group(NamedTuple):
     failure: Failure | None = None
     verdict: Verdict | None = None
     next_plan: GroupPlan | None = None
+    stopped_by: str = ""
+
+    @property
+    def is_done(self) -> bool:
+        """It has finished, and not because a person had it stopped, who may want it to run again."""
+        return self.phase is Phase.FINISHED and not self.stopped_by
 
     @property
     def is_ready(self) -> bool:

@@ -12,9 +12,11 @@ from supervisor.core.state import Again, Climb, Failure, Phase, Verdict
 from supervisor.core.turn import Turn, rung_of, send
 
 
-def stop_requested(turn: Turn, reason: str, hurry: bool) -> None:
+def stop_requested(turn: Turn, reason: str, hurry: bool, by: str = "") -> None:
     group = turn.group
     verdict = Verdict("stopped", 0, reason)
+    if by and group.phase is not Phase.FINISHED and not isinstance(group.after, Verdict):
+        turn.set(stopped_by=by)
     match group.phase:
         case Phase.WAITING:
             turn.finish(verdict)

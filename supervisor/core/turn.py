@@ -60,7 +60,8 @@ class Turn:
 
     def finish(self, verdict: Verdict) -> None:
         group = self.group
-        self.enter(Phase.FINISHED, verdict.why, verdict=verdict)
+        by = group.stopped_by if verdict.outcome == "stopped" else ""
+        self.enter(Phase.FINISHED, verdict.why, verdict=verdict, stopped_by=by)
         name = group.plan.name
         match verdict.outcome:
             case "succeeded":

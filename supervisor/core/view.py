@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from supervisor.core import restarts
 from supervisor.core.events import signal_name
-from supervisor.core.groups import Groups
+from supervisor.core.groups import Groups, drain_reason
 from supervisor.core.health import FailureView, GroupView, Snapshot, WorkerView
 from supervisor.core.returned import returned
 from supervisor.core.state import Ended, Group, Phase, Slot
@@ -24,14 +24,15 @@ def snapshot(
 
     ``standings``: what each group is taken for; one that is not there is taken for what it is.
     """
+    drained = state.stage in ("starting", "running") and state.drained_by
     return Snapshot(
         at=now,
-        stage=state.stage,
+        stage="draining" if drained else state.stage,
         groups={
             name: group_view(group, now, standings.get(name) if standings else None, workers=workers)
             for name, group in state.groups.items()
         },
-        why=state.why,
+        why=drain_reason(state.drained_by) if drained else state.why,
         behind=behind,
     )
 
@@ -70,6 +71,7 @@ def group_view(group: Group, now: float, standing: Standing | None = None, *, wo
         workers=tuple(_worker_view(group, rank) for rank in range(group.plan.workers)) if workers else (),
         returned=returned(group) if group.plan.returns and workers else {},
         failed=group.verdict is not None and group.verdict.outcome == "failed",
+        stopped_by=group.stopped_by,
     )
 
 

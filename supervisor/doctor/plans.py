@@ -49,6 +49,8 @@ def findings(plan: DaemonPlan, environ: Mapping[str, str], uid: int) -> Iterator
     yield runtime_dir(plan.runtime_dir, uid)
     for address in (*plan.listen, *filter(None, [plan.agent_check])):
         yield listener(address, holder)
+    if plan.control:
+        yield control(plan.control)
     for group in plan.groups.values():
         yield workers(plan, group, environ, uid)
 
@@ -69,6 +71,15 @@ def state_dir(path: str, uid: int, holder: int) -> Finding:
     if free < LITTLE:
         return Finding("state_dir", "warning", words, "make room, or let [groups.X.logs] dir be elsewhere")
     return Finding("state_dir", "ok", words)
+
+
+def control(path: str) -> Finding:
+    if (size := len(os.fsencode(path))) > listen.LONGEST_PATH:
+        words = (
+            f"{path}: {size} bytes, and a unix socket's path has at most {listen.LONGEST_PATH}: rankd would run without"
+        )
+        return Finding("control", "warning", words, "[daemon] runtime_dir, or [control] socket, with a shorter path")
+    return Finding("control", "ok", path)
 
 
 def runtime_dir(path: str, uid: int) -> Finding:

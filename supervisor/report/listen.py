@@ -18,6 +18,9 @@ from supervisor.errors import AddressUnavailable
 BACKLOG = 128
 """Connections that the kernel keeps for us while we are busy."""
 
+LONGEST_PATH = 107
+"""Bytes of a unix socket's path (unix(7))."""
+
 UNIX_MODE = 0o660
 """A load balancer of the same group may connect; others may not."""
 
@@ -95,7 +98,7 @@ def bind(listen: Sequence[str]) -> list[BoundListener]:
         for text in listen:
             try:
                 address = parse_address(text)
-                bound += [_bind_unix(address.path)] if address.path else _bind_host(address)
+                bound += [bind_unix(address.path)] if address.path else _bind_host(address)
             except (OSError, ValueError) as error:
                 raise _unavailable(text, error) from error
     except AddressUnavailable:
@@ -154,11 +157,12 @@ def _bind_tcp(family: int, kind: int, protocol: int, place: tuple[object, ...]) 
     return sock
 
 
-def _bind_unix(path: str) -> BoundListener:
+def bind_unix(path: str, mode: int = UNIX_MODE) -> BoundListener:
+    """A unix socket that listens, in place of one that is abandoned. Raises ``OSError``."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         # The file gets the mode of the socket less the umask (unix(7)): never wider than wanted, not for an instant.
-        os.fchmod(sock.fileno(), UNIX_MODE)
+        os.fchmod(sock.fileno(), mode)
         try:
             sock.bind(path)
         except OSError as error:
@@ -166,7 +170,7 @@ def _bind_unix(path: str) -> BoundListener:
                 raise
             os.unlink(path)
             sock.bind(path)
-        os.chmod(path, UNIX_MODE)
+        os.chmod(path, mode)
         # At once, because whether somebody answers is how the next one tells a live socket from an abandoned one.
         sock.listen(BACKLOG)
     except OSError:

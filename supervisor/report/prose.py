@@ -7,10 +7,12 @@ import re
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supervisor import clock
-from supervisor.core.events import Event
+
+if TYPE_CHECKING:  # a client has records, and need not load the machine to show them
+    from supervisor.core.events import Event
 
 LEVELS = {"error": "ERROR", "warning": "WARN ", "info": "     ", "debug": "debug"}
 """A quiet night is a blank column."""

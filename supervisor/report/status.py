@@ -44,6 +44,8 @@ def _group(view: GroupView, now: float) -> dict[str, Any]:
         "required": view.required,
         "was_ready": view.was_ready,
         "succeeded": view.succeeded,
+        "failed": view.failed,
+        "stopped_by": view.stopped_by,
         "attempt": view.attempt,
         "round": view.round,
         "restarts": view.restarts,

@@ -214,7 +214,11 @@ def test_a_wrong_key_of_a_group_is_the_only_mistake_and_in_its_line(file: Path, 
         ("[hooks.a]\ncommand = ['x']\nheaders = { A = 'b' }", "3: hooks.a.headers: is for url"),
         ("[hooks.a]\ncommand = ['x']\ntimeout = 0", "3: hooks.a.timeout: must be more than 0"),
         ("[healht]\n", '1: healht: unknown key (did you mean "health"?)'),
-        ("[control]\n", "1: control: unknown key (allowed: daemon, log, health, hooks, groups)"),
+        ("[metrics]\n", "1: metrics: unknown key (allowed: daemon, log, health, control, hooks, groups)"),
+        (f"[control]\nsocket = '{'x' * 107}'", "a unix socket's path has at most 107 bytes"),
+        ("[control]\nallow_users = ['root', 'no-such']", '2: control.allow_users[1]: there is no user "no-such"'),
+        ("[control]\nallow_users = [-1]", "2: control.allow_users[0]: "),
+        ("[control]\nallow_users = 'root'", '2: control.allow_users: "root" is not a list (write ["root"])'),
     ],
 )
 def test_a_wrong_key_elsewhere_is_the_only_mistake_and_in_its_line(file: Path, text: str, words: str) -> None:

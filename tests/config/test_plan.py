@@ -43,8 +43,9 @@ def test_defaults_are_those_of_the_plan_itself(file: Path) -> None:
     found = plan(file, '[daemon]\nnode_id = "n"\nrun_id = "r"\n[groups.g]\ncommand = ["true"]')
     group = GroupPlan(name="g", command=("true",), workers=1, role="g", logs=LogRules("/state/logs"))
     assert found == DaemonPlan(
-        name="rankd", node_id="n", run_id="r", state_dir="/state", runtime_dir="/run/x", groups={"g": group}
-    )
+        name="rankd", node_id="n", run_id="r", state_dir="/state", runtime_dir="/run/x", groups={"g": group},
+        control="/run/x/control.sock",
+    )  # fmt: skip
 
 
 def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
@@ -68,6 +69,9 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
         [health]
         listen = ["[::1]:1", "unix:/x", "h:0", "h:0", ":9"]
         drain_status = 404
+        [control]
+        socket = "sub/../c.sock"
+        allow_users = ["root", 4711, "0"]
         [groups.z]
         command = ["echo", "${{RANK}}"]
         args = ["a", ""]
@@ -177,6 +181,8 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
         log_format="json",
         listen=("[::1]:1", "unix:/x", "h:0", "h:0", ":9"),
         drain_status=404,
+        control="/r/c.sock",
+        control_users=(0, 4711),
     )
     assert list(found.groups) == ["z", "a"]
 

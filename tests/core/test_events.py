@@ -36,9 +36,10 @@ ARGUMENTS: dict[str, Any] = {
     "limit": 60.0, "left_out": 3,
     "silent": WorkerSilent(Worker(1, 2), "heartbeat", "hangs", 9, "section", "step", 60.0),
     "returned": {"return_values": {"4": [1.5, None]}},
+    "path": "/run/rankd/control.sock", "verb": "restart", "user": "root", "uid": 0,
 }  # fmt: skip
 
-PLACES: dict[str, dict[str, Any]] = {"ready": {"health_changed": False}}
+PLACES: dict[str, dict[str, Any]] = {"ready": {"health_changed": False}, "who": {"daemon_undrained": "root"}}
 """Arguments of one name and several kinds."""
 
 CONSTRUCTORS = {
@@ -68,7 +69,7 @@ def test_an_event_is_named_after_its_constructor_and_can_be_written_as_json(name
     assert event.message
     assert "\n" not in event.message
     assert json.loads(json.dumps(dict(event.fields), allow_nan=False)) == event.fields
-    assert event.group == ("trainer" if name.startswith(("worker", "group", "timer")) else None)
+    assert event.group == ("trainer" if name.startswith(("worker", "group", "timer", "control_command")) else None)
 
 
 @pytest.mark.parametrize(

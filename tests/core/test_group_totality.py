@@ -21,6 +21,7 @@ from supervisor.core.messages import (
     ExitStatus,
     Input,
     PlanChanged,
+    RunRequested,
     StartRequested,
     StopRequested,
     StraysFound,
@@ -203,6 +204,8 @@ STATES: dict[str, Callable[[], Story]] = {
     "succeeded": lambda: runs(1).ends(1.0, 0),
     "failed": lambda: runs(1, rules(budget=0)).ends(1.0, 0, code=1),
     "stopped": lambda: told(begun(), asked_to_stop()),
+    "stopping, as a person wants it": lambda: told(runs(), asked_to_stop(by="root")),
+    "stopped by a person": lambda: told(begun(), asked_to_stop(by="root")),
     "unkillable": unkillable,
     "unkillable, with another plan": lambda: told(unkillable(), replanned(job(workers=1), restart=True)),
     "unkillable, one of them has ended after all": lambda: told(unkillable(), exited(0)),
@@ -222,6 +225,9 @@ def inputs(story: Story) -> Iterator[Input]:
     yield DependencyLost("other", "has failed")
     yield StopRequested("operator")
     yield StopRequested("operator", hurry=True)
+    yield StopRequested("stopped by root", by="root")
+    yield RunRequested("asked by root")
+    yield RunRequested("asked by root", anew=True)
     other = replace(group.plan, command=("other",), workers=3, stop=StopRules((Rung(9, 5.0),)))
     for restart, wanted in product((False, True), (False, True)):
         yield PlanChanged(other, restart, wanted)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.doctor import Finding
-from supervisor.doctor.plans import holder_of, listener, listening_ports, runtime_dir, state_dir, workers
+from supervisor.doctor.plans import control, holder_of, listener, listening_ports, runtime_dir, state_dir, workers
 from supervisor.host.state import hold
 from supervisor.plan import DaemonPlan, GroupPlan, LogRules
 
@@ -28,6 +28,11 @@ def test_a_runtime_directory_is_ours_alone_or_will_be_made(tmp_path: Path) -> No
     assert f"belongs to uid {ME}, not to {ME + 1}" in runtime_dir(str(path), ME + 1).found
     (path / "file").touch()
     assert runtime_dir(str(path / "file"), ME).found.endswith("is no directory")
+
+
+def test_a_control_socket_needs_a_path_that_is_not_too_long() -> None:
+    assert control(f"/{'x' * 106}").verdict == "ok"
+    assert control(f"/{'x' * 107}").verdict == "warning"
 
 
 def test_a_directory_that_the_daemon_may_not_make_is_a_failure(tmp_path: Path) -> None:

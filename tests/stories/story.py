@@ -32,6 +32,7 @@ from supervisor.core.messages import (
     FormWorld,
     Input,
     PlanChanged,
+    RunRequested,
     SetTimer,
     SignalWorkers,
     SilentBy,
@@ -186,8 +187,12 @@ def asked_to_start(of: str = "") -> Happening:
     return Happening(of, lambda *_: StartRequested())
 
 
-def asked_to_stop(reason: str = "operator", *, hurry: bool = False, of: str = "") -> Happening:
-    return Happening(of, lambda *_: StopRequested(reason, hurry))
+def asked_to_stop(reason: str = "operator", *, hurry: bool = False, by: str = "", of: str = "") -> Happening:
+    return Happening(of, lambda *_: StopRequested(reason, hurry, by))
+
+
+def asked_to_run(reason: str = "asked by root", *, anew: bool = False, of: str = "") -> Happening:
+    return Happening(of, lambda *_: RunRequested(reason, anew))
 
 
 def replanned(plan: GroupPlan, *, restart: bool, wanted: bool = False) -> Happening:

@@ -1,0 +1,133 @@
+"""What the verbs that speak to a running daemon share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from supervisor.control import waiting
+from supervisor.control.client import Daemon, Refused, Stream
+from supervisor.errors import CONFIG, OK, TRY_AGAIN, RankdError
+
+STDOUT = 1
+
+
+class NoSuchGroup(RankdError):
+    """The daemon has no group of that name."""
+
+    exit_code = 64
+
+
+def add_socket(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--socket", metavar="PATH", help="the daemon's control socket, where it is not at its usual places"
+    )
+
+
+def daemon(arguments: argparse.Namespace) -> Daemon:
+    """The daemon that is meant; from here on Ctrl-C ends us as it ends any command."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return Daemon.find(arguments.socket, os.environ)
+
+
+def group_of(status: dict[str, Any], name: str) -> dict[str, Any]:
+    """How that group stands. Raises ``NoSuchGroup``."""
+    try:
+        found: dict[str, Any] = status["groups"][name]
+    except KeyError:
+        raise NoSuchGroup(f"there is no group {name}; there are: {', '.join(status['groups'])}") from None
+    return found
+
+
+def group_and_rank(text: str) -> tuple[str, int | None]:
+    """``GROUP`` or ``GROUP:RANK``; raises ``ArgumentTypeError``."""
+    name, colon, rank = text.partition(":")
+    if not name or (colon and not (rank.isascii() and rank.isdecimal())):
+        raise argparse.ArgumentTypeError(f"{text!r} is not GROUP or GROUP:RANK")
+    return name, int(rank) if colon else None
+
+
+def whole_group(text: str) -> str:
+    """``GROUP``; raises ``ArgumentTypeError``."""
+    name, rank = group_and_rank(text)
+    if rank is not None:
+        raise argparse.ArgumentTypeError(f"{text}: only of a whole group; one rank can be sent a signal (rankd signal)")
+    return name
+
+
+def seconds(text: str) -> float:
+    """A duration as the configuration has them, at least 0; raises ``ArgumentTypeError``."""
+    from supervisor import values  # noqa: PLC0415 - few ask
+
+    try:
+        return values.duration(float(text) if text.replace(".", "", 1).isdecimal() else text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def wants_colour() -> bool:
+    return os.isatty(STDOUT) and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def write(text: str) -> None:
+    """On stdout and at once, whatever it has been told that its encoding is."""
+    write_bytes(text.encode(errors="replace"))
+
+
+def write_bytes(text: bytes) -> None:
+    """Likewise, of what is bytes already."""
+    if text:
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
+
+
+def add_lifecycle(parser: argparse.ArgumentParser) -> None:
+    """The arguments of start, stop and restart."""
+    parser.add_argument("group", metavar="GROUP", type=whole_group)
+    parser.add_argument("--wait", action="store_true", help="return when it is so, or cannot become so any more")
+    parser.add_argument("--timeout", metavar="S", type=seconds, help="with --wait: for no longer (exit code 75)")
+    add_socket(parser)
+
+
+def lifecycle(verb: str, arguments: argparse.Namespace) -> int:
+    """Ask for it; with ``--wait`` see it through."""
+    asked, name = daemon(arguments), arguments.group
+    said = asked.ask_of(name, verb)
+    if not arguments.wait:
+        write(f"group {name}: asked to {verb}\n")
+        return OK
+    give_up_at = None if arguments.timeout is None else time.monotonic() + arguments.timeout
+    with Stream(asked, said["seq"]) as stream:
+        while True:
+            group = asked.status()["groups"].get(name)
+            outcome = waiting.outcome(verb, group, said["attempt"])
+            if outcome is not None:
+                return _told(name, verb, outcome)
+            if not stream.read(give_up_at) and give_up_at is not None and time.monotonic() >= give_up_at:
+                sys.stderr.write(f"rankd: after {arguments.timeout:g} s group {name} {waiting.so_far(verb, group)}\n")
+                return TRY_AGAIN
+
+
+def _told(name: str, verb: str, outcome: waiting.Outcome) -> int:
+    if outcome.is_so:
+        write(f"group {name} {outcome.words}\n")
+        return OK
+    sys.stderr.write(f"rankd: group {name} could not be {waiting.DONE[verb]}: {outcome.words}\n")
+    return 1
+
+
+def simply(verb: str, arguments: argparse.Namespace, done: str) -> int:
+    """A verb of the daemon's own."""
+    try:
+        daemon(arguments).ask(verb)
+    except Refused as refused:
+        if refused.exit_code != CONFIG or not refused.mistakes:
+            raise
+        sys.stderr.write("".join(f"{mistake}\n" for mistake in refused.mistakes))
+        return CONFIG
+    write(f"{done}\n")
+    return OK

@@ -1,0 +1,125 @@
+"""The control socket: JSON over HTTP/1.1 on a unix socket, for ``rankd status``, ``rankd stop`` and their like.
+
+GET reads (``/status``, ``/events``) and POST asks (``/drain``, ``/groups/NAME/restart``, parameters in the query).
+No body is read, so a request is bounded as the health listener's are: in bytes, in time, in connections.
+
+Imports aiohttp, and is therefore imported only after the first workers have been started; ``claim`` has the socket long
+before, and who connects meanwhile is answered then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pwd
+import socket
+import struct
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from supervisor.control.verbs import OF_A_GROUP, OF_THE_DAEMON, Asker, Reply, Verbs
+from supervisor.core.health import Snapshot
+from supervisor.report.connection import FAREWELL, Connection, Connections, Limits, respond
+from supervisor.report.listen import BACKLOG, BoundListener
+from supervisor.report.look import Look
+from supervisor.report.ring import Ring
+from supervisor.report.status import status
+from supervisor.report.stream import Streams
+
+LIMITS = Limits(connections=128)
+_UCRED = struct.Struct("iII")
+"""pid, uid, gid of struct ucred (unix(7))."""
+
+
+class ControlListener:
+    """Answers on the control socket until it is stopped."""
+
+    def __init__(
+        self,
+        listener: BoundListener,
+        verbs: Verbs,
+        look: Look,
+        *,
+        allowed: Collection[int],
+        about: Mapping[str, str],
+        logs: Callable[[Snapshot], Mapping[str, str]],
+        ring: Ring,
+    ) -> None:
+        """``allowed``: uids that may ask. ``logs``: where the directories ``attempt_<n>`` of each group are."""
+        self._listener = listener
+        self._verbs = verbs
+        self._look = look
+        self._allowed = frozenset(allowed)
+        self._about = about
+        self._logs = logs
+        self._ring = ring
+        self._streams = Streams(ring)
+        self._connections = Connections(LIMITS, lambda _status: None)
+        self._web = web.Server(self._answer)
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Let clients in; those who have connected already come first."""
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            lambda: Connection(self._web, self._connections), sock=self._listener.socket, backlog=BACKLOG
+        )
+
+    async def stop(self) -> None:
+        """Remove the socket and close every connection, those with an answer under way at most a second later."""
+        if self._server is not None:
+            self._server.close()
+        self._listener.close()
+        self._streams.end()
+        self._web.pre_shutdown()
+        await self._web.shutdown(FAREWELL)
+        self._connections.abort()
+        await asyncio.sleep(0)  # transports say goodbye to their protocols in the loop's next turn
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        asker = _asker(request)
+        if asker.uid not in self._allowed:
+            why = f"{asker.name} (uid {asker.uid}) may not ask this daemon; [control] allow_users says who may"
+            return _reply(request, Reply(403, {"error": why}))
+        if request.path == "/events" and request.method == "GET":
+            if self._streams.full:
+                return _reply(request, Reply(503, {"error": "too many listen already"}))
+            return await self._streams.serve(request)
+        return _reply(request, await self._do(request, asker))
+
+    async def _do(self, request: web.BaseRequest, asker: Asker) -> Reply:
+        match request.method, request.path.split("/")[1:]:
+            case "GET", ["status"]:
+                return Reply(200, self._status())
+            case "POST", [verb] if verb in OF_THE_DAEMON:
+                connection = request.protocol
+                assert isinstance(connection, Connection)
+                connection.endure(lambda: None)  # a reload takes as long as reading the file does
+                return await self._verbs.do(verb, asker)
+            case "POST", ["groups", name, verb] if verb in OF_A_GROUP:
+                return self._verbs.do_to(name, verb, request.query, asker)
+        return Reply(404, {"error": f"this daemon has no {request.method} {request.path}"})
+
+    def _status(self) -> dict[str, Any]:
+        """What ``/status`` of the health listener says, and what is for those alone who may ask here."""
+        snapshot = self._look(workers=True)
+        return status(snapshot, self._about) | {"seq": self._ring.last, "logs": self._logs(snapshot)}
+
+
+def _asker(request: web.BaseRequest) -> Asker:
+    assert request.transport is not None
+    wire = request.transport.get_extra_info("socket")
+    _, uid, _ = _UCRED.unpack(wire.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    try:
+        return Asker(uid, pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return Asker(uid, f"uid {uid}")
+
+
+def _reply(request: web.BaseRequest, reply: Reply) -> web.Response:
+    body = json.dumps(reply.body, ensure_ascii=False, separators=(",", ":"))
+    response = respond(reply.status, body, "application/json")
+    if not request.content.is_eof():
+        response.force_close()  # no body is read, so nothing can follow it
+    return response

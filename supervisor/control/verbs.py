@@ -1,0 +1,132 @@
+"""What may be asked of a daemon over its control socket: each verb checked against how things stand, then done at once.
+
+A verb begins something and is answered; it waits for nothing but a reload. Whoever wants to see the end of it listens
+to ``/events`` from ``seq`` on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from supervisor import clock
+from supervisor.core import events
+from supervisor.core.events import Event, signal_name
+from supervisor.core.groups import Arrival, DrainRequested, Groups, Of, UndrainRequested
+from supervisor.core.messages import RunRequested, StopRequested, Worker
+from supervisor.core.state import Group
+from supervisor.plan import Reach
+
+OF_A_GROUP = ("start", "stop", "restart", "signal")
+OF_THE_DAEMON = ("drain", "undrain", "reload")
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks, by the kernel's word for it (SO_PEERCRED of unix(7))."""
+
+    uid: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """``status`` as in HTTP; ``body`` has ``error``, one sentence, unless it was done."""
+
+    status: int
+    body: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Unreloaded(Protocol):
+    """Why a reload was refused, and each mistake of the file."""
+
+    @property
+    def why(self) -> str: ...
+    @property
+    def mistakes(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verbs:
+    """``seq`` is the number of the last record told; ``signal`` reaches workers that run."""
+
+    state: Callable[[], Groups]
+    arrive: Callable[[Arrival], None]
+    tell: Callable[[Event], None]
+    signal: Callable[[str, list[Worker], int, Reach], None]
+    reload: Callable[[], Awaitable[Unreloaded | None]]
+    seq: Callable[[], int]
+
+    async def do(self, verb: str, asker: Asker) -> Reply:
+        """A verb of the daemon's."""
+        state, seq = self.state(), self.seq()
+        if verb != "reload" and state.stage not in ("starting", "running"):
+            return _no(409, f"rankd is {state.stage}: {state.why}")
+        self._told(verb, asker, None)
+        if verb == "reload":
+            refused = await self.reload()
+            if refused is not None:
+                return Reply(422, {"error": f"not reloaded: {refused.why}", "mistakes": list(refused.mistakes)})
+        else:
+            self.arrive(DrainRequested(asker.name) if verb == "drain" else UndrainRequested(asker.name))
+        return Reply(200, {"seq": seq})
+
+    def do_to(self, name: str, verb: str, options: Mapping[str, str], asker: Asker) -> Reply:
+        """A verb of a group's."""
+        state, seq = self.state(), self.seq()
+        group = state.groups.get(name)
+        if group is None:
+            return _no(404, f"there is no group {name}; there are: {', '.join(state.groups)}")
+        if verb == "signal":
+            return self._signal(group, options, asker)
+        if refusal := _why_not(state, group, verb):
+            return _no(409, refusal)
+        self._told(verb, asker, name)
+        match verb:
+            case "stop":
+                self.arrive(Of(name, StopRequested(f"stopped by {asker.name} with `rankd stop`", by=asker.name)))
+            case "start":
+                self.arrive(Of(name, RunRequested(f"asked by {asker.name} with `rankd start`")))
+            case _:
+                self.arrive(Of(name, RunRequested(f"asked by {asker.name} with `rankd restart`", anew=True)))
+        return Reply(200, {"seq": seq, "attempt": group.attempt})
+
+    def _signal(self, group: Group, options: Mapping[str, str], asker: Asker) -> Reply:
+        number, rank = options.get("signal", ""), options.get("rank", "")
+        if not _is_number(number) or not 0 < int(number) <= 64 or (rank and not _is_number(rank)):
+            return _no(400, "a signal is a number from 1 to 64, a rank one from 0 on")
+        running = [slot.worker for slot in group.live.values() if slot.pid is not None and slot.status is None]
+        reached = [worker for worker in running if not rank or group.rank(worker.rank) == int(rank)]
+        if not reached:
+            name = group.plan.name
+            return _no(409, f"rank {rank} of group {name} does not run" if rank else f"no worker of group {name} runs")
+        self._told("signal", asker, group.plan.name, f"{f'rank {rank} ' if rank else ''}{signal_name(int(number))}")
+        self.signal(group.plan.name, reached, int(number), "leader")
+        return Reply(200, {"seq": self.seq(), "ranks": [group.rank(worker.rank) for worker in reached]})
+
+    def _told(self, verb: str, asker: Asker, group: str | None, details: str = "") -> None:
+        self.tell(events.control_command(clock.now(), verb, asker.name, asker.uid, group, details))
+
+
+def _why_not(state: Groups, group: Group, verb: str) -> str:
+    """Why that cannot be done to the group now; empty: it can."""
+    name = group.plan.name
+    if verb == "stop":
+        return ""
+    if state.stage not in ("starting", "running"):
+        return f"rankd is {state.stage}: {state.why}"
+    if name in state.leaving:
+        return f"the configuration has group {name} no more"
+    if group.unkillable:
+        ranks = ", ".join(str(group.rank(rank)) for rank in sorted(group.unkillable))
+        return f"group {name} has workers that cannot be killed (rank {ranks}): their slots are not used again"
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 9
+
+
+def _no(status: int, why: str) -> Reply:
+    return Reply(status, {"error": why})

@@ -1,0 +1,49 @@
+"""Whether what was asked of a group is so by now, or cannot become so any more: pure, from ``/status``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+DONE = {"start": "started", "stop": "stopped", "restart": "restarted"}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``words`` go on after the group's name, or say why it is not so."""
+
+    is_so: bool
+    words: str
+
+
+def outcome(verb: str, group: Mapping[str, Any] | None, before: int) -> Outcome | None:
+    """None: it is not decided yet. ``before``: the attempt when it was asked for; ``group`` None: there is none."""
+    if verb == "stop":
+        return _of_a_stop(group)
+    if group is None:
+        return Outcome(False, "the configuration has it no more")
+    if group["phase"] == "finished":
+        if group["attempt"] > before or verb == "start":
+            return Outcome(True, "has succeeded") if group["succeeded"] else Outcome(False, group["why"])
+        return Outcome(False, group["why"])  # only what cannot be killed keeps a group from beginning anew
+    anew = verb == "start" or group["attempt"] > before
+    settled = all(worker["state"] in ("ready", "succeeded") for worker in group["workers"])
+    return Outcome(True, "is ready") if anew and group["phase"] == "running" and group["ready"] and settled else None
+
+
+def _of_a_stop(group: Mapping[str, Any] | None) -> Outcome | None:
+    if group is None:
+        return Outcome(True, "has stopped, and the configuration has it no more")
+    if any(worker["state"] == "unkillable" for worker in group["workers"]):
+        return Outcome(False, group["why"])
+    return Outcome(True, "has stopped") if group["phase"] == "finished" else None
+
+
+def so_far(verb: str, group: Mapping[str, Any] | None) -> str:
+    """What has become of it when nobody waits any longer."""
+    if group is None:
+        return "is gone"
+    ready = f"{group['ready_workers']}/{group['size']} workers ready"
+    why = f": {group['why']}" if group["why"] else ""
+    return f"is not {DONE[verb]} yet, but {group['phase'].replace('_', ' ')}, {ready}{why}"

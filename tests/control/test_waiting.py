@@ -1,0 +1,87 @@
+"""With ``--wait``: when what was asked for is so, and when it cannot become so any more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from supervisor.control.waiting import Outcome, outcome, so_far
+from supervisor.plan import Probe, RestartRules
+from tests.control.test_table import told
+from tests.stories.story import (
+    Story,
+    asked_to_run,
+    asked_to_stop,
+    due,
+    exited,
+    formed,
+    gone,
+    job,
+    killed,
+    ready,
+    running,
+    started,
+)
+
+
+def view(story: Story) -> dict[str, Any]:
+    found: dict[str, Any] = told(story)["groups"]["job"]
+    return found
+
+
+def test_a_stop_is_so_when_all_is_gone() -> None:
+    story = running(job())
+    story.happen(1.0, asked_to_stop(by="root"))
+    assert outcome("stop", view(story), 0) is None
+    story.happen(2.0, killed(0, 15))
+    assert outcome("stop", view(story), 0) is None
+    story.happen(2.0, gone(0))
+    assert outcome("stop", view(story), 0) == Outcome(True, "has stopped")
+
+
+def test_a_stop_cannot_become_so_where_a_worker_cannot_be_killed() -> None:
+    story = running(job())
+    story.happen(1.0, asked_to_stop(by="root"))
+    for at in (31.0, 41.0):
+        story.happen(at, due("ladder"))
+    assert outcome("stop", view(story), 0) == Outcome(False, "rank 0 cannot be killed")
+
+
+def test_a_restart_is_so_when_workers_started_since_are_all_ready() -> None:
+    story = running(job(probe=Probe("http://h")))
+    story.happen(0.5, ready(0))
+    assert outcome("restart", view(story), 0) is None  # these are the old ones
+    story.happen(1.0, asked_to_run(anew=True))
+    story.happen(2.0, killed(0, 15))
+    story.happen(2.0, gone(0))
+    story.happen(2.0, formed())
+    story.happen(2.0, started(0))
+    assert outcome("restart", view(story), 0) is None
+    story.happen(3.0, ready(0))
+    assert outcome("restart", view(story), 0) == Outcome(True, "is ready")
+
+
+def test_a_group_that_fails_instead_is_not_started_and_says_why() -> None:
+    story = running(job(restart=RestartRules(max_restarts=0)))
+    story.happen(1.0, exited(0, 3))
+    assert outcome("start", view(story), -1) is None
+    story.happen(1.0, gone(0))
+    found = outcome("start", view(story), -1)
+    assert found is not None
+    assert not found.is_so
+    assert found.words.startswith("rank 0 exited with code 3 after 1.0 s; not restarted")
+
+
+def test_a_job_that_is_over_already_was_started() -> None:
+    assert outcome("start", view(running(job()).ends(1.0, 0)), -1) == Outcome(True, "has succeeded")
+
+
+def test_a_group_that_a_reload_has_taken_away_is_stopped_and_cannot_be_started() -> None:
+    assert outcome("stop", None, 0) == Outcome(True, "has stopped, and the configuration has it no more")
+    assert outcome("start", None, 0) == Outcome(False, "the configuration has it no more")
+
+
+def test_who_waits_no_longer_is_told_how_far_it_is() -> None:
+    story = running(job(probe=Probe("http://h")))
+    words = "is not started yet, but running, 0/1 workers ready: every worker has started"
+    assert so_far("start", view(story)) == words
+    assert so_far("stop", None) == "is gone"
