@@ -349,7 +349,7 @@ def test_garbage_and_what_never_comes_to_an_end_is_cut_off(rankd: Start) -> None
 def open_to_all(tmp_path: Path) -> None:
     """Every folder on the way to the test's own lets others pass, as /run does."""
     for folder in [tmp_path, *tmp_path.parents]:
-        if folder.stat().st_uid == os.geteuid() and folder.name.startswith(("pytest", "test")):
+        if folder.stat().st_uid == os.geteuid() and folder.name.startswith(("pytest", "popen", "test")):
             folder.chmod(0o711)
 
 
