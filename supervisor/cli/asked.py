@@ -107,9 +107,11 @@ def lifecycle(verb: str, arguments: argparse.Namespace) -> int:
             outcome = waiting.outcome(verb, group, said["attempt"])
             if outcome is not None:
                 return _told(name, verb, outcome)
-            if not stream.read(give_up_at) and give_up_at is not None and time.monotonic() >= give_up_at:
-                sys.stderr.write(f"rankd: after {arguments.timeout:g} s group {name} {waiting.so_far(verb, group)}\n")
-                return TRY_AGAIN
+            while not waiting.may_decide(records := stream.read(give_up_at), name):
+                if not records:
+                    words = f"after {arguments.timeout:g} s group {name} {waiting.so_far(verb, group)}"
+                    sys.stderr.write(f"rankd: {words}\n")
+                    return TRY_AGAIN
 
 
 def _told(name: str, verb: str, outcome: waiting.Outcome) -> int:

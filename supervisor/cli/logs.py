@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from supervisor.cli import asked
-from supervisor.control.client import Stream
+from supervisor.control.client import Record, Stream
 from supervisor.control.files import Followed, Unreadable
 from supervisor.errors import OK, RankdError
 
@@ -62,8 +62,14 @@ def main(arguments: argparse.Namespace) -> int:
         with Stream(daemon, status["seq"]) as news:
             while True:
                 _write(followed, several)
-                if news.read(time.monotonic() + LOOK_EVERY):
+                if any(_starts(record, arguments) for record in news.read(time.monotonic() + LOOK_EVERY)):
                     _turn_to(followed, _logs(daemon.status(), arguments), several)
+
+
+def _starts(record: Record, arguments: argparse.Namespace) -> bool:
+    """Whether there are other files from here on."""
+    started = record["event"] == "worker.started" and record["group"] == arguments.group[0]
+    return started or record["event"] in ("lost", "daemon.reloaded")
 
 
 def _turn_to(followed: dict[Log, Followed], logs: list[Log], several: bool) -> None:

@@ -15,7 +15,7 @@ from supervisor.errors import OK
 
 HELP = "how every group stands, why, and what happens next"
 
-TOGETHER = 0.1
+TOGETHER = 0.2
 """Seconds for which what comes together is drawn together."""
 
 HOME, REST_OF_LINE, REST_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"

@@ -62,7 +62,7 @@ class Verbs:
         """A verb of the daemon's."""
         state, seq = self.state(), self.seq()
         if verb != "reload" and state.stage not in ("starting", "running"):
-            return _no(409, f"rankd is {state.stage}: {state.why}")
+            return _no(409, f"the daemon is {state.stage}: {state.why}")
         self._told(verb, asker, None)
         if verb == "reload":
             refused = await self.reload()
@@ -115,7 +115,7 @@ def _why_not(state: Groups, group: Group, verb: str) -> str:
     if verb == "stop":
         return ""
     if state.stage not in ("starting", "running"):
-        return f"rankd is {state.stage}: {state.why}"
+        return f"the daemon is {state.stage}: {state.why}"
     if name in state.leaving:
         return f"the configuration has group {name} no more"
     if group.unkillable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,17 @@ def outcome(verb: str, group: Mapping[str, Any] | None, before: int) -> Outcome 
         return Outcome(False, group["why"])  # only what cannot be killed keeps a group from beginning anew
     anew = verb == "start" or group["attempt"] > before
     settled = all(worker["state"] in ("ready", "succeeded") for worker in group["workers"])
-    return Outcome(True, "is ready") if anew and group["phase"] == "running" and group["ready"] and settled else None
+    return Outcome(True, "is ready") if anew and group["phase"] == "running" and settled else None
+
+
+def may_decide(records: Sequence[Mapping[str, Any]], group: str) -> bool:
+    """Whether one of them may have decided it: a crowd of workers that start or end is no reason to ask each time."""
+    return any(
+        record["event"] == "lost"
+        or record["event"].startswith("daemon.")
+        or (record.get("group") == group and record["event"].startswith(("group.", "worker.unkillable")))
+        for record in records
+    )
 
 
 def _of_a_stop(group: Mapping[str, Any] | None) -> Outcome | None:

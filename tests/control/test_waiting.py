@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from supervisor.control.waiting import Outcome, outcome, so_far
+from supervisor.control.waiting import Outcome, may_decide, outcome, so_far
 from supervisor.plan import Probe, RestartRules
 from tests.control.test_table import told
 from tests.stories.story import (
@@ -78,6 +78,14 @@ def test_a_job_that_is_over_already_was_started() -> None:
 def test_a_group_that_a_reload_has_taken_away_is_stopped_and_cannot_be_started() -> None:
     assert outcome("stop", None, 0) == Outcome(True, "has stopped, and the configuration has it no more")
     assert outcome("start", None, 0) == Outcome(False, "the configuration has it no more")
+
+
+def test_only_what_may_have_decided_it_is_worth_a_question() -> None:
+    assert may_decide([{"event": "worker.started", "group": "job"}, {"event": "group.ready", "group": "job"}], "job")
+    assert may_decide([{"event": "lost"}], "job")
+    assert may_decide([{"event": "daemon.reloaded"}], "job")
+    assert may_decide([{"event": "worker.unkillable", "group": "job"}], "job")
+    assert not may_decide([{"event": "worker.started", "group": "job"}, {"event": "group.ready", "group": "b"}], "job")
 
 
 def test_who_waits_no_longer_is_told_how_far_it_is() -> None:

@@ -103,7 +103,9 @@ def test_a_restart_is_not_charged_and_is_over_when_the_new_workers_are_ready(ran
 
 
 def test_to_wait_for_a_group_that_fails_is_to_hear_why(rankd: Start) -> None:
-    daemon = rankd(group("cache", SLEEP) + group("bad", FAILS_ONCE, required=False, restart={"max_restarts": 0}))
+    waits = {"start_timeout": "1m"}  # else it would be ready, if only for a moment
+    bad = group("bad", FAILS_ONCE, required=False, restart={"max_restarts": 0}, watchdog=waits)
+    daemon = rankd(group("cache", SLEEP) + bad)
     daemon.wait_for("group.failed")
     code, out, err = ask(daemon, "start", "bad", "--wait")
     assert (code, out) == (1, "")

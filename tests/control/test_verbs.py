@@ -1,0 +1,130 @@
+"""What may be asked of a daemon when: each verb is done, or refused in one sentence and nothing comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pytest
+
+from supervisor.control.verbs import Asker, Reply, Verbs
+from supervisor.core.events import Event
+from supervisor.core.groups import Arrival, DrainRequested, UndrainRequested
+from supervisor.core.messages import Worker
+from supervisor.plan import Reach
+from tests.stories.story import Story, asked_to_stop, due, end, exited, job, read_anew, running
+
+ROOT = Asker(0, "root")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    why: str
+    mistakes: tuple[str, ...] = ()
+
+
+@dataclass
+class Asked:
+    """Verbs on a story: what is asked for happens to it."""
+
+    story: Story
+    refusal: Refusal | None = None
+    told: list[Event] = field(default_factory=list)
+    arrived: list[Arrival] = field(default_factory=list)
+    signalled: list[tuple[str, list[Worker], int, Reach]] = field(default_factory=list)
+
+    def verbs(self) -> Verbs:
+        async def reload() -> Refusal | None:
+            return self.refusal
+
+        def signal(group: str, workers: Iterable[Worker], number: int, reach: Reach) -> None:
+            self.signalled.append((group, list(workers), number, reach))
+
+        return Verbs(lambda: self.story.state, self.arrive, self.told.append, signal, reload, lambda: 41)
+
+    def arrive(self, arrival: Arrival) -> None:
+        self.arrived.append(arrival)
+        self.story.happen(self.story.now, arrival)
+
+    def do_to(self, group: str, verb: str, **options: str) -> Reply:
+        return self.verbs().do_to(group, verb, options, ROOT)
+
+    def refused(self, reply: Reply) -> tuple[int, str]:
+        assert not self.told
+        assert not self.arrived
+        assert not self.signalled
+        return reply.status, reply.body["error"]
+
+
+def test_who_has_asked_for_what_is_told_before_what_comes_of_it() -> None:
+    asked = Asked(running(job()))
+    assert asked.do_to("job", "stop") == Reply(200, {"seq": 41, "attempt": 0})
+    (event,) = asked.told
+    assert (event.name, event.group, event.fields["user"]) == ("control.command", "job", "root")
+    assert asked.story.group.stopped_by == "root"
+    assert asked.story.group.why == "stopped by root with `rankd stop`"
+
+
+@pytest.mark.parametrize("verb", ["start", "restart"])
+def test_nothing_is_started_by_a_daemon_that_stops(verb: str) -> None:
+    story = running(job())
+    story.happen(1.0, end())
+    asked = Asked(story)
+    assert asked.refused(asked.do_to("job", verb)) == (409, "the daemon is stopping: SIGTERM")
+    assert asked.do_to("job", "stop").status == 200
+
+
+def test_a_group_that_the_configuration_has_no_more_is_not_started() -> None:
+    story = running(job("a"), job("b"))
+    story.happen(1.0, read_anew(job("a")))
+    asked = Asked(story)
+    assert asked.refused(asked.do_to("b", "restart")) == (409, "the configuration has group b no more")
+
+
+def test_nothing_is_started_over_what_cannot_be_killed() -> None:
+    story = running(job("a"), job("b"))
+    story.happen(1.0, asked_to_stop(by="root", of="a"))
+    for at in (31.0, 41.0):
+        story.happen(at, due("ladder", of="a"))
+    asked = Asked(story)
+    status, why = asked.refused(asked.do_to("a", "start"))
+    assert (status, why) == (
+        409, "group a has workers that cannot be killed (rank 0): their slots are not used again",
+    )  # fmt: skip
+
+
+def test_there_is_no_such_group() -> None:
+    asked = Asked(running(job("a"), job("b")))
+    assert asked.refused(asked.do_to("x", "stop")) == (404, "there is no group x; there are: a, b")
+
+
+def test_a_signal_goes_to_those_that_run_and_to_no_others() -> None:
+    story = running(job(workers=3))
+    story.happen(1.0, exited(1))
+    asked = Asked(story)
+    assert asked.do_to("job", "signal", signal="10").body["ranks"] == [0, 2]
+    assert asked.signalled == [("job", [Worker(0, 0), Worker(2, 0)], 10, "leader")]
+    fresh = Asked(story)
+    assert fresh.refused(fresh.do_to("job", "signal", signal="10", rank="1")) == (
+        409,
+        "rank 1 of group job does not run",
+    )
+    for options in ({}, {"signal": "65"}, {"signal": "0"}, {"signal": "\u0663"}, {"signal": "9", "rank": "x"}):
+        assert fresh.refused(fresh.do_to("job", "signal", **options))[0] == 400
+
+
+async def test_a_refused_reload_says_every_mistake() -> None:
+    asked = Asked(running(job()), Refusal("f:1: x", ("f:1: x", "f:2: y")))
+    reply = await asked.verbs().do("reload", ROOT)
+    assert reply == Reply(422, {"error": "not reloaded: f:1: x", "mistakes": ["f:1: x", "f:2: y"]})
+
+
+async def test_clients_are_kept_away_and_let_back() -> None:
+    asked = Asked(running(job()))
+    assert (await asked.verbs().do("drain", ROOT)).status == 200
+    assert asked.story.state.drained_by == "root"
+    assert (await asked.verbs().do("undrain", ROOT)).status == 200
+    assert asked.arrived == [DrainRequested("root"), UndrainRequested("root")]
+    assert asked.story.state.drained_by == ""
+    asked.story.happen(1.0, end())
+    assert (await asked.verbs().do("drain", ROOT)).body == {"error": "the daemon is stopping: SIGTERM"}
