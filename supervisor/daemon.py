@@ -45,6 +45,7 @@ from supervisor.plan import (
     DaemonPlan,
     GroupPlan,
     HookPlan,
+    Probe,
     Reach,
     WorkerPlan,
     World,
@@ -224,8 +225,8 @@ class Daemon:
         self._claims[group] = claim
         return single_host_world(plan, attempt, plan.master_addr, claim.port)
 
-    def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
-        plan = self._plan_of(group)
+    def start(self, plan: GroupPlan, workers: Sequence[Worker], world: World, restarts: int) -> None:
+        group = plan.name
         shared = {**self._environment(plan), **self._vigils.environment(group), **world_environment(world)}
 
         def plan_of(worker: Worker) -> WorkerPlan:
@@ -255,6 +256,9 @@ class Daemon:
     def _plan_of(self, group: str) -> GroupPlan:
         """By which the group goes now: a reload may have given it another one than it began with."""
         return self._runtime.state.groups[group].plan
+
+    def _newest_probe(self, group: str) -> Probe | None:
+        return self._runtime.state.groups[group].newest_plan.probe
 
     # ---- the life of the daemon
 
@@ -289,7 +293,12 @@ class Daemon:
     async def _live(self) -> None:
         runtime = self._runtime
         async with anyio.create_task_group() as tasks:
-            self._probes = Probes(tasks, self._post, lambda group: self._plan_of(group).probe, self._commands_of_probes)
+            self._probes = Probes(
+                tasks,
+                self._post,
+                self._newest_probe,
+                self._commands_of_probes,
+            )
             tasks.start_soon(self._processes.run)
             tasks.start_soon(self._vigils.run)
             tasks.start_soon(self._ask_for_time_to_stop)
@@ -444,7 +453,7 @@ class Daemon:
         if self._http is not None:
             self._http.set_drain_status(plan.drain_status)
         for group in self._runtime.state.groups.values():
-            self._vigils.go_by(group.plan)
+            self._vigils.go_by(group.newest_plan)
         self._tell_what_is_unlimited(changed)
         return None
 

@@ -19,6 +19,7 @@ from supervisor.core.messages import (
     Effect,
     Input,
     PlanChanged,
+    RollRequested,
     SetTimer,
     StartRequested,
     StopRequested,
@@ -171,7 +172,11 @@ def advance(state: Groups, arrival: Arrival, now: float) -> Result:
     round = _Round(state, now)
     match arrival:
         case Of(name, input):
-            if name not in state.groups or (isinstance(input, StartRequested) and state.stage != "running"):
+            if name not in state.groups or (
+                isinstance(input, StartRequested | RollRequested) and state.stage != "running"
+            ):
+                return Result(state)
+            if isinstance(input, RollRequested) and name in state.leaving:
                 return Result(state)
             if not round.feed(name, input) and (round.state is state or name not in state.leaving):
                 return Result(round.state, tuple(round.effects), tuple(round.events))

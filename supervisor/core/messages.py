@@ -93,6 +93,13 @@ class PlanChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RollRequested:
+    """Somebody wants every worker started anew, and why: one after the other where each serves for itself, else all."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorldFormed:
     """The rendezvous asked for by ``FormWorld(attempt)`` has an answer."""
 
@@ -248,9 +255,9 @@ class TimerFired:
 
 
 Input = (
-    StartRequested | DependencyLost | StopRequested | PlanChanged | WorldFormed | WorldRefused | WorkerStarted
-    | WorkerNotStarted | WorkerReady | WorkerUnready | WorkerSilent | EvidenceTaken | WorkerHeld | WorkerLetGo
-    | WorkerExited | StraysFound | WorkerGone | TimerFired
+    StartRequested | DependencyLost | StopRequested | PlanChanged | RollRequested | WorldFormed | WorldRefused
+    | WorkerStarted | WorkerNotStarted | WorkerReady | WorkerUnready | WorkerSilent | EvidenceTaken | WorkerHeld
+    | WorkerLetGo | WorkerExited | StraysFound | WorkerGone | TimerFired
 )  # fmt: skip
 
 
@@ -266,7 +273,7 @@ class FormWorld:
 
 @dataclass(frozen=True, slots=True)
 class StartWorkers:
-    """Start these workers. Each is answered once: ``WorkerStarted`` or ``WorkerNotStarted``.
+    """Start these workers by ``plan``. Each is answered once: ``WorkerStarted`` or ``WorkerNotStarted``.
 
     ``restarts`` is TORCHELASTIC_RESTART_COUNT: restarts used so far.
     """
@@ -274,6 +281,7 @@ class StartWorkers:
     workers: tuple[Worker, ...]
     world: World
     restarts: int
+    plan: GroupPlan
 
 
 @dataclass(frozen=True, slots=True)

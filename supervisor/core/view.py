@@ -12,6 +12,7 @@ from supervisor.core.health import FailureView, GroupView, Snapshot, WorkerView
 from supervisor.core.returned import returned
 from supervisor.core.state import Ended, Group, Phase, Slot
 from supervisor.core.steady import Standing
+from supervisor.core.stopping import is_draining
 
 _QUOTED = re.compile(r"'[^']*'")
 
@@ -113,7 +114,7 @@ def _live(group: Group, slot: Slot) -> str:
     if slot.is_ready:
         return "ready"
     if slot.condemned is not None:
-        return "stopping"
+        return "draining" if is_draining(slot) else "stopping"
     if slot.held is not None:
         return "uninterruptible"
     return "unready" if slot.readiness is not None and slot.readiness.why else "starting"

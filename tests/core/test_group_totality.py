@@ -21,6 +21,7 @@ from supervisor.core.messages import (
     ExitStatus,
     Input,
     PlanChanged,
+    RollRequested,
     StartRequested,
     StopRequested,
     StraysFound,
@@ -212,6 +213,7 @@ TIMERS = (
     "backoff", "ladder", "restart:0", "restart:1", "strays:0", "strays:1", "restart:5", "drain", "", ":", "restart:",
     "restart:x", "strays:x", "strays:", "restart:-1", "restart:0:0", "strays:\u00b2", "restart:" + "9" * 5000,
     "ladder:0", "backoff:", "strays", "restart", "condemned:0", "condemned:1", "condemned:x", "condemned",
+    "roll", "roll:0",
 )  # fmt: skip
 
 
@@ -225,6 +227,9 @@ def inputs(story: Story) -> Iterator[Input]:
     other = replace(group.plan, command=("other",), workers=3, stop=StopRules((Rung(9, 5.0),)))
     for restart, wanted in product((False, True), (False, True)):
         yield PlanChanged(other, restart, wanted)
+    yield RollRequested("operator")
+    for size in (1, 3):
+        yield PlanChanged(replace(other, workers=size, restart=replace(group.plan.restart, drain=2.0)), restart=True)
     for attempt in range(-1, group.attempt + 2):
         yield WorldFormed(attempt, single_host_world(group.plan, 0, "127.0.0.1", 1))
         yield WorldRefused(attempt, "no port")
@@ -279,6 +284,7 @@ def is_old_news(group: Group, input: Input) -> bool:
                 due_at["ladder"] = group.climb.at
             due_at |= {f"restart:{rank}": at for rank, at in group.pauses.items()}
             due_at |= {f"strays:{rank}": climb.at for rank, climb in group.strays.items()}
+            due_at["roll"] = group.roll.settles_at if group.roll is not None else None
             if group.phase in (Phase.STARTING, Phase.RUNNING):
                 condemned = {rank: slot.condemned for rank, slot in group.live.items() if slot.condemned is not None}
                 due_at |= {f"condemned:{rank}": one.at for rank, one in condemned.items()}

@@ -32,6 +32,7 @@ from supervisor.core.messages import (
     FormWorld,
     Input,
     PlanChanged,
+    RollRequested,
     SetTimer,
     SignalWorkers,
     SilentBy,
@@ -193,6 +194,10 @@ def asked_to_stop(reason: str = "operator", *, hurry: bool = False, of: str = ""
 def replanned(plan: GroupPlan, *, restart: bool, wanted: bool = False) -> Happening:
     """The group alone is given another plan."""
     return Happening("", lambda *_: PlanChanged(plan, restart, wanted))
+
+
+def asked_to_roll(reason: str = "operator", of: str = "") -> Happening:
+    return Happening(of, lambda *_: RollRequested(reason))
 
 
 def read_anew(*jobs: GroupPlan, **options: Any) -> Arrival:
