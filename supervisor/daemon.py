@@ -23,7 +23,7 @@ from supervisor.audience import FAREWELL, Audience
 from supervisor.core import events, groups, health
 from supervisor.core.events import Event, Who, signal_name
 from supervisor.core.groups import Begun, EndRequested, Groups, ReloadRequested
-from supervisor.core.health import Snapshot
+from supervisor.core.health import Only, Snapshot
 from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, WorkerStarted
 from supervisor.errors import BUG, AddressUnavailable, RankdError
 from supervisor.host import error_file, signals, systemd
@@ -602,9 +602,9 @@ class Daemon:
         else:
             self._notifier.status(line)
 
-    def _look(self, *, workers: bool = True) -> Snapshot:
+    def _look(self, *, workers: bool | Only = True) -> Snapshot:
         snapshot = self._runtime.snapshot(workers=workers)
-        return self._vigils.with_words(snapshot) if workers else snapshot
+        return self._vigils.with_words(snapshot) if workers is True else snapshot
 
     def _status_line(self) -> str:
         line = health.one_line(self._runtime.snapshot(workers=False))

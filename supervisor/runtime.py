@@ -107,7 +107,7 @@ class Runtime:
         self.bug = self.bug or bug
         self.over.set()
 
-    def snapshot(self, *, workers: bool = True) -> health.Snapshot:
+    def snapshot(self, *, workers: bool | health.Only = True) -> health.Snapshot:
         """How everything stands at this instant."""
         now = clock.now()
         return view.snapshot(self.state, now, self._standings, behind=self._behind(now), workers=workers)

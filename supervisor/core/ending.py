@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 from supervisor.core import events, restarts
@@ -152,7 +153,10 @@ def _rank_ended(
                 resume_rank(turn, worker.rank)
         case restarts.Failed():
             if turn.group.roll is not None and _others_serve(turn.group, worker.rank):
-                turn.set(failure=failure)
+                ended = replace(
+                    turn.group.ended[worker.rank], success=False
+                )  # it may be an end that was to be repeated
+                turn.set(failure=failure, ended=turn.group.ended.put(worker.rank, ended))
                 halt(turn, f"{failure.reason}; not restarted: {verdict.why}")
                 degrade(turn, worker.attempt, failure.reason)
             else:

@@ -485,3 +485,17 @@ def test_a_gang_restarts_as_a_whole_when_somebody_asks_for_it() -> None:
     leaving = running(serving(1), job("b"))
     leaving.happen(1.0, read_anew(job("b")))
     leaving.tell((2.0, asked_to_roll(of="job"), "", ""))
+
+
+def test_an_end_that_was_to_be_repeated_and_cannot_be_is_a_failure_of_the_release_too() -> None:
+    plan = serving(2, policy="always", max_restarts=0)
+    story = running(plan)
+    story.happen(1.0, asked_to_roll())
+    story.happen(2.0, killed(0, 15))
+    story.happen(2.0, gone(0))
+    story.happen(3.0, started(0))
+    story.happen(3.0, killed(1, 15))
+    story.happen(3.0, gone(1))
+    story.tell((4.0, exited(0), "", "worker.exited; group.rolling halted=true; group.degraded"), (4.0, gone(0)))
+    assert story.group.is_missing(0)
+    story.tell((5.0, started(1), "", "worker.started; group.ready"))
