@@ -81,9 +81,7 @@ def go_by(turn: Turn, plan: GroupPlan, *, as_it_runs: bool = False) -> None:
     newest = at_once if at_once == plan else plan
     plans: Ranks[GroupPlan] = Ranks()
     for rank, one in group.plans.items():
-        by = newest if one == plan or (as_it_runs and one is group.newest_plan) else one
-        if by is not at_once:
-            plans = plans.put(rank, by)
+        plans = plans.put(rank, newest if one == plan or (as_it_runs and one is group.newest_plan) else one)
     take_over(turn, at_once)
     turn.set(plans=plans, next_plan=None if newest is at_once else newest)
 
@@ -112,8 +110,6 @@ def _resize(turn: Turn, before: int, after: int) -> None:
 def roll_on(turn: Turn) -> None:
     """Do what a roll can do now; to be asked after each input, as any of them may be what it has waited for."""
     group = turn.group
-    if group.roll is None or group.phase not in (Phase.STARTING, Phase.RUNNING):
-        return
     for slot in group.live.values():
         if slot.worker.rank >= group.plan.workers and _can_go(slot):
             _retire(turn, slot, "is not among the workers any more")
