@@ -25,7 +25,7 @@ from supervisor.control.verbs import Verbs
 from supervisor.core import events, groups, health
 from supervisor.core.events import Event, Who, signal_name
 from supervisor.core.groups import Begun, EndRequested, Groups, ReloadRequested
-from supervisor.core.health import Snapshot
+from supervisor.core.health import Only, Snapshot
 from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, WorkerStarted
 from supervisor.errors import BUG, AddressUnavailable, RankdError
 from supervisor.host import error_file, signals, systemd
@@ -47,6 +47,7 @@ from supervisor.plan import (
     DaemonPlan,
     GroupPlan,
     HookPlan,
+    Probe,
     Reach,
     WorkerPlan,
     World,
@@ -236,8 +237,8 @@ class Daemon:
         self._claims[group] = claim
         return single_host_world(plan, attempt, plan.master_addr, claim.port)
 
-    def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
-        plan = self._plan_of(group)
+    def start(self, plan: GroupPlan, workers: Sequence[Worker], world: World, restarts: int) -> None:
+        group = plan.name
         shared = {**self._environment(plan), **self._vigils.environment(group), **world_environment(world)}
 
         def plan_of(worker: Worker) -> WorkerPlan:
@@ -267,6 +268,9 @@ class Daemon:
     def _plan_of(self, group: str) -> GroupPlan:
         """By which the group goes now: a reload may have given it another one than it began with."""
         return self._runtime.state.groups[group].plan
+
+    def _newest_probe(self, group: str) -> Probe | None:
+        return self._runtime.state.groups[group].newest_plan.probe
 
     # ---- the life of the daemon
 
@@ -301,7 +305,12 @@ class Daemon:
     async def _live(self) -> None:
         runtime = self._runtime
         async with anyio.create_task_group() as tasks:
-            self._probes = Probes(tasks, self._post, lambda group: self._plan_of(group).probe, self._commands_of_probes)
+            self._probes = Probes(
+                tasks,
+                self._post,
+                self._newest_probe,
+                self._commands_of_probes,
+            )
             tasks.start_soon(self._processes.run)
             tasks.start_soon(self._vigils.run)
             tasks.start_soon(self._ask_for_time_to_stop)
@@ -500,7 +509,7 @@ class Daemon:
         if self._http is not None:
             self._http.set_drain_status(plan.drain_status)
         for group in self._runtime.state.groups.values():
-            self._vigils.go_by(group.plan)
+            self._vigils.go_by(group.newest_plan)
         self._tell_what_is_unlimited(changed)
         return None
 
@@ -649,9 +658,9 @@ class Daemon:
         else:
             self._notifier.status(line)
 
-    def _look(self, *, workers: bool = True) -> Snapshot:
+    def _look(self, *, workers: bool | Only = True) -> Snapshot:
         snapshot = self._runtime.snapshot(workers=workers)
-        return self._vigils.with_words(snapshot) if workers else snapshot
+        return self._vigils.with_words(snapshot) if workers is True else snapshot
 
     def _status_line(self) -> str:
         line = health.one_line(self._runtime.snapshot(workers=False))

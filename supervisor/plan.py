@@ -34,7 +34,11 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class RestartRules:
-    """When and how often to restart. ``max_restarts`` -1: no limit; ``window`` 0: the budget is for the run's life."""
+    """When and how often to restart. ``max_restarts`` -1: no limit; ``window`` 0: the budget is for the run's life.
+
+    A restart that somebody asks for takes at most ``max_unavailable`` workers away at a time (``scope`` "worker"), each
+    of which is said to be not ready for ``drain`` seconds before it is stopped.
+    """
 
     policy: Policy = "on-failure"
     scope: Scope = "group"
@@ -44,6 +48,8 @@ class RestartRules:
     reset_after: float = 600.0
     fatal_exit_codes: frozenset[int] = frozenset()
     success_exit_codes: frozenset[int] = frozenset({0})
+    max_unavailable: int = 1
+    drain: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

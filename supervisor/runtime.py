@@ -33,7 +33,7 @@ from supervisor.core.messages import (
     WorldFormed,
     WorldRefused,
 )
-from supervisor.plan import Reach, World
+from supervisor.plan import GroupPlan, Reach, World
 
 
 class Hands(Protocol):
@@ -42,8 +42,8 @@ class Hands(Protocol):
     def form_world(self, group: str, attempt: int) -> World | str:
         """The world of that attempt, or why there is none."""
 
-    def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
-        """Start these workers, one after the other, as soon as may be."""
+    def start(self, plan: GroupPlan, workers: Sequence[Worker], world: World, restarts: int) -> None:
+        """Start these workers of the group by that plan of it, one after the other, as soon as may be."""
 
     def abandon(self, group: str) -> None:
         """Answer every start of that group which is still waiting; start none of them."""
@@ -107,7 +107,7 @@ class Runtime:
         self.bug = self.bug or bug
         self.over.set()
 
-    def snapshot(self, *, workers: bool = True) -> health.Snapshot:
+    def snapshot(self, *, workers: bool | health.Only = True) -> health.Snapshot:
         """How everything stands at this instant."""
         now = clock.now()
         return view.snapshot(self.state, now, self._standings, behind=self._behind(now), workers=workers)
@@ -150,8 +150,8 @@ class Runtime:
                 self.post(
                     group, WorldRefused(attempt, world) if isinstance(world, str) else WorldFormed(attempt, world)
                 )
-            case StartWorkers(workers, world, restarts):
-                self._hands.start(group, workers, world, restarts)
+            case StartWorkers(workers, world, restarts, plan):
+                self._hands.start(plan, workers, world, restarts)
             case AbandonStarts():
                 self._hands.abandon(group)
             case SignalWorkers(workers, signal, reach):

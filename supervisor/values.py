@@ -12,7 +12,7 @@ import re
 import signal as signals
 import socket
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from supervisor.plan import UNLIMITED, Limit, Streams
 
@@ -367,3 +367,26 @@ def env_name(value: str) -> str:
     if not value or "=" in value or "\0" in value:
         raise ValueError(f'{shown(value)} cannot name an environment variable (no "=", no NUL, not empty)')
     return value
+
+
+class Share(NamedTuple):
+    """So many percent of the workers."""
+
+    percent: int
+
+
+SHARE = "[1-9][0-9]?%|100%"
+
+
+def at_a_time(value: object) -> int | Share:
+    """How many workers: a number of 1 and more, or ``25%`` of them."""
+    if isinstance(value, str) and re.fullmatch(SHARE, value):
+        return Share(int(value[:-1]))
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise ValueError(f"{shown(value)} is no number of workers (allowed: 1 and more, or a share of them: 1% to 100%)")
+
+
+def of(number: int | Share, workers: int) -> int:
+    """How many of so many workers that is: a share is rounded down, but 1 at least."""
+    return number if isinstance(number, int) else max(1, workers * number.percent // 100)

@@ -30,6 +30,7 @@ from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
 from supervisor.host.process import Processes
 from supervisor.plan import (
     DaemonPlan,
+    GroupPlan,
     Reach,
     WorkerPlan,
     World,
@@ -117,16 +118,14 @@ class Supervision:
         self._claim = claim
         return single_host_world(self._group, attempt, addr, claim.port)
 
-    def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
+    def start(self, plan: GroupPlan, workers: Sequence[Worker], world: World, restarts: int) -> None:
         shared = self._shared | world_environment(world)
 
         def plan_of(worker: Worker) -> WorkerPlan:
-            plan = worker_plan(
-                self._plan, self._group, world, shared, worker.rank, attempt=worker.attempt, restarts=restarts
-            )
-            return replace(plan, argv=argv_of(self._spec, worker.rank))
+            made = worker_plan(self._plan, plan, world, shared, worker.rank, attempt=worker.attempt, restarts=restarts)
+            return replace(made, argv=argv_of(self._spec, worker.rank))
 
-        self._processes.enqueue(group, ((worker, partial(plan_of, worker)) for worker in workers))
+        self._processes.enqueue(plan.name, ((worker, partial(plan_of, worker)) for worker in workers))
 
     def abandon(self, group: str) -> None:
         self._processes.abandon(group)

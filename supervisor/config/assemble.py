@@ -112,7 +112,7 @@ def _group(
         virtual_local_rank=group.virtual_local_rank,
         master_port=group.master_port,
         first_port=group.ports.start if group.ports else 0,
-        restart=_restart(name, group.restart, mistakes),
+        restart=_restart(name, group.restart, workers, mistakes),
         stop=StopRules(_ladder(group.stop), group.stop.scope),
         watchdog=_watchdog(name, group.watchdog, mistakes),
         probe=probes.probe_of(("groups", name, "probe"), group.probe, mistakes),
@@ -181,7 +181,7 @@ def _cwd(given: str | None, folder: str) -> str:
     return given if given.startswith("${") else os.path.normpath(os.path.join(folder, given))
 
 
-def _restart(name: str, rules: tables.Restart, mistakes: Mistakes) -> RestartRules:
+def _restart(name: str, rules: tables.Restart, workers: int, mistakes: Mistakes) -> RestartRules:
     path = ("groups", name, "restart")
     both = sorted(set(rules.fatal_exit_codes) & set(rules.success_exit_codes))
     if both:
@@ -202,6 +202,8 @@ def _restart(name: str, rules: tables.Restart, mistakes: Mistakes) -> RestartRul
         reset_after=rules.reset_after,
         fatal_exit_codes=frozenset(rules.fatal_exit_codes),
         success_exit_codes=frozenset(rules.success_exit_codes),
+        max_unavailable=values.of(rules.max_unavailable, workers),
+        drain=rules.drain,
     )
 
 

@@ -64,6 +64,11 @@ Workers = Annotated[
         }
     ),
 ]
+AtATime = Annotated[
+    int | values.Share,
+    PlainValidator(values.at_a_time),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, _text(values.SHARE)]}),
+]
 Ports = Annotated[range, PlainValidator(values.ports), WithJsonSchema(_text(values.PORTS))]
 Umask = Annotated[int, PlainValidator(values.umask), WithJsonSchema(_text(values.UMASK))]
 Account = Annotated[
@@ -215,6 +220,10 @@ class Restart(Table):
     )
     fatal_exit_codes: list[ExitCode] = key([], "Exit codes that are never retried.")
     success_exit_codes: list[ExitCode] = key([0], "Exit codes that are a success.")
+    max_unavailable: AtATime = key(
+        1, 'scope worker: how many may be away at a time while all are replaced; or a share, "25%", rounded down.'
+    )
+    drain: Duration = key("0s", "So long /readyz/GROUP/LOCAL_RANK says no before one that is replaced is stopped.")
 
 
 class Rung(Table):

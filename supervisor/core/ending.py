@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 from supervisor.core import events, restarts
@@ -9,7 +10,7 @@ from supervisor.core.events import By
 from supervisor.core.messages import CancelTimer, ExitStatus, Worker, WorkerExited, WorkerNotStarted
 from supervisor.core.starting import resume_rank, settle_start
 from supervisor.core.state import Again, Condemned, Ended, Failure, Group, Phase, Slot, Verdict
-from supervisor.core.stopping import settle_stop, stop
+from supervisor.core.stopping import halt, settle_stop, stop
 from supervisor.core.turn import Turn, degrade
 
 CRASH_SIGNALS = frozenset({4, 5, 6, 7, 8, 11, 31})
@@ -28,24 +29,27 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
     rules = group.plan.restart
     ran_for = now - slot.since
     condemned = slot.condemned
-    if condemned is not None and condemned.by == "probe" and exited.unasked:
+    let_go = (condemned is not None and condemned.by == "daemon") or worker.rank >= group.plan.workers
+    if condemned is not None and condemned.by in ("probe", "daemon") and exited.unasked:
         condemned = None  # it had ended by then; one that hangs had been found before
     by = _by(group, exited, condemned)
     end: restarts.End = "failure" if condemned is not None else restarts.end_of(rules, status)
     success = end == "success"
     words = events.how_it_ended(status, by, exited.evidence)
-    if condemned is not None:
+    if condemned is not None and not let_go:
         words = f"{condemned.reason} and {words}"
     turn.events.append(events.worker_exited(now, turn.who(worker), slot.pid, status, by, ran_for, words))
     running = group.phase in (Phase.STARTING, Phase.RUNNING)
     turn.put(
         Slot(worker, now, slot.pid, status),
         ready=group.ready - (running and slot.is_ready),
-        ended=group.ended.put(worker.rank, Ended(worker, now, slot.pid, status, by, success, words, exited.returned)),
+        ended=group.ended.put(
+            worker.rank, Ended(worker, now, slot.pid, status, by, success and not let_go, words, exited.returned)
+        ),
     )
     after = f"{words} after {ran_for:.1f} s"
     if not success and by != "daemon":
-        root_cause = running and group.suspect in (None, worker)
+        root_cause = running and not let_go and group.suspect in (None, worker)
         turn.events.append(
             events.worker_failed(
                 now, turn.who(worker), after, root_cause=root_cause, by=by, pid=slot.pid, status=status,
@@ -57,6 +61,10 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
         return
     if slot.condemned is not None:
         turn.effects.append(CancelTimer(f"condemned:{worker.rank}"))
+    if let_go:
+        if worker.rank < group.plan.workers:
+            turn.set(pauses=group.pauses.put(worker.rank, now))  # its replacement starts when all of it is gone
+        return
     if success and rules.scope == "group":
         _ended_well(turn)
         return
@@ -111,6 +119,8 @@ def worker_not_started(turn: Turn, input: WorkerNotStarted) -> None:
     if group.phase not in (Phase.STARTING, Phase.RUNNING):
         settle_stop(turn)
         return
+    if worker.rank >= group.plan.workers:
+        return
     end: restarts.End = "permanent" if input.fault == "permanent" else "transient"
     rank = group.rank(worker.rank)
     exit_code = input.exit_code if end == "permanent" else START_FAILED
@@ -128,25 +138,42 @@ def _rank_ended(
     turn: Turn, worker: Worker, end: restarts.End, cause: str, failure: Failure, *, healthy_for: float
 ) -> None:
     """One rank of a group with scope "worker" has ended, or could not start: the others run on if it may restart."""
-    verdict = _decide(turn, end, failure, healthy_for)
+    roll = turn.group.roll
+    if turn.group.rolls and roll is not None and worker.rank in roll.renewed:
+        turn.set(roll=roll._replace(taken=roll.taken | {worker.rank}))  # its replacement is not there after all
+    verdict = _decide(turn, end, failure, healthy_for, turn.group.history_of(worker.rank))
     match verdict:
         case restarts.Succeeded():
             _ended_well(turn)
         case restarts.Restart(pause):
-            group = _restart(turn, verdict, end, cause, failure, rank=failure.rank)
+            group = _restart(turn, verdict, end, cause, failure, worker.rank)
             turn.set(pauses=group.pauses.put(worker.rank, turn.now + pause))
             degrade(turn, worker.attempt, failure.reason)
             if worker.rank not in group.live:
                 resume_rank(turn, worker.rank)
         case restarts.Failed():
-            _give_up(turn, verdict, failure)
+            if turn.group.roll is not None and _others_serve(turn.group, worker.rank):
+                ended = replace(
+                    turn.group.ended[worker.rank], success=False
+                )  # it may be an end that was to be repeated
+                turn.set(failure=failure, ended=turn.group.ended.put(worker.rank, ended))
+                halt(turn, f"{failure.reason}; not restarted: {verdict.why}")
+                degrade(turn, worker.attempt, failure.reason)
+            else:
+                _give_up(turn, verdict, failure)
         case _:
             assert_never(verdict)
 
 
+def _others_serve(group: Group, rank: int) -> bool:
+    """Whether the group would go on without that rank."""
+    running = (slot.worker.rank for slot in group.live.values() if slot.status is None)
+    return any(other != rank for other in (*running, *group.pauses))
+
+
 def attempt_ended(turn: Turn, end: restarts.End, cause: str, failure: Failure, *, healthy_for: float = 0.0) -> None:
     """The attempt as a whole has failed, or has come to its end."""
-    verdict = _decide(turn, end, failure, healthy_for)
+    verdict = _decide(turn, end, failure, healthy_for, turn.group.history)
     match verdict:
         case restarts.Succeeded():
             turn.finish(Verdict("succeeded", 0, failure.reason))
@@ -159,11 +186,13 @@ def attempt_ended(turn: Turn, end: restarts.End, cause: str, failure: Failure, *
             assert_never(verdict)
 
 
-def _decide(turn: Turn, end: restarts.End, failure: Failure, healthy_for: float) -> restarts.Verdict:
+def _decide(
+    turn: Turn, end: restarts.End, failure: Failure, healthy_for: float, history: restarts.History
+) -> restarts.Verdict:  # fmt: skip
     group = turn.group
     return restarts.decide(
         group.plan.restart,
-        group.history,
+        history,
         end,
         exit_code=failure.status.code if failure.status else None,
         healthy_for=healthy_for,
@@ -175,13 +204,25 @@ def _decide(turn: Turn, end: restarts.End, failure: Failure, healthy_for: float)
 def _restart(
     turn: Turn, verdict: restarts.Restart, end: restarts.End, cause: str, failure: Failure, rank: int | None = None
 ) -> Group:
-    """Count the restart and say so. A success that is to be repeated is no failure to remember."""
+    """Count the restart, of that local rank or of all, and say so. A success to be repeated is no failure to keep."""
     group = turn.group
-    turn.set(history=verdict.history, failure=group.failure if end == "success" else failure)
+    roll = group.roll
+    if roll is not None and rank in roll.renewed:
+        turn.set(roll=roll._replace(history=verdict.history))
+    else:
+        turn.set(history=verdict.history)
+    turn.set(failure=group.failure if end == "success" else failure)
     left = restarts.restarts_left(group.plan.restart, verdict.history, turn.now)
     turn.events.append(
         events.group_restarting(
-            turn.now, group.plan.name, failure.attempt, failure.reason, cause, left, verdict.pause, rank
+            turn.now,
+            group.plan.name,
+            failure.attempt,
+            failure.reason,
+            cause,
+            left,
+            verdict.pause,
+            None if rank is None else failure.rank,
         )
     )
     return turn.group
@@ -209,15 +250,19 @@ def worker_gone(turn: Turn, worker: Worker) -> None:
     if rank in group.pauses:
         resume_rank(turn, rank)
     elif group.phase is Phase.RUNNING:
-        _settle_run(turn)
+        settle_run(turn)
     else:
         settle_stop(turn)
 
 
-def _settle_run(turn: Turn) -> None:
-    """A running group of which nothing lives, and nothing is to come back, has ended well."""
+def settle_run(turn: Turn) -> None:
+    """A running group of which nothing lives, and nothing is to come back, has ended well, unless a roll had halted."""
     group = turn.group
-    if group.live or group.pauses:
+    if group.phase is not Phase.RUNNING or group.live or group.pauses or group.rolls:
+        return
+    if group.roll is not None and any(group.is_missing(rank) for rank in range(group.plan.workers)):
+        assert group.failure is not None
+        stop(turn, Verdict("failed", group.failure.exit_code or 1, group.failure.reason), group.failure.reason)
         return
     ending = Failure(turn.now, group.attempt, -1, "every worker has ended well", 0, ExitStatus(0))
     attempt_ended(turn, "success", "finished", ending, healthy_for=turn.now - group.since)

@@ -286,6 +286,23 @@ def group_degraded(at: float, group: str, attempt: int, ready: int, size: int, w
     )  # fmt: skip
 
 
+def group_rolling(
+    at: float, group: str, workers: int, replaced: int, why: str, *, over: bool = False, halted: bool = False
+) -> Event:
+    """The workers are replaced a few at a time, ``replaced`` of them so far. ``halted``: the rest will not be."""
+    counts = f"{replaced} of {_workers(workers)} replaced"
+    if halted:
+        level: Level = "error"
+        words = f"the rolling restart of group {group} has halted, {counts}: {why}"
+    else:
+        level = "info"
+        words = f"group {group} has been rolled, {counts}: {why}" if over else f"group {group} is rolled: {why}"
+    return Event(
+        "group.rolling", level, at, words, group,
+        {"workers": workers, "replaced": replaced, "reason": why, "over": over, "halted": halted},
+    )  # fmt: skip
+
+
 def group_restarting(
     at: float, group: str, attempt: int, why: str, cause: str, left: int | None, pause: float, rank: int | None = None
 ) -> Event:

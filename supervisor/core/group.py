@@ -10,6 +10,7 @@ The rules, in short:
   ``unkillable``, its slot stays held, and the group fails rather than restart over it.
 - A worker that is found failed is *condemned*: it climbs a ladder of its own, and then has failed as any other does.
   Of a group that restarts as a whole the first that hangs is the root cause, whoever ends before it.
+- Where each worker serves for itself, a restart that is asked for goes through them a few at a time: see ``rolling``.
 - A phase changes only along ``TRANSITIONS``.
 """
 
@@ -18,7 +19,14 @@ from __future__ import annotations
 import re
 from typing import assert_never
 
-from supervisor.core.ending import START_FAILED, attempt_ended, worker_exited, worker_gone, worker_not_started
+from supervisor.core.ending import (
+    START_FAILED,
+    attempt_ended,
+    settle_run,
+    worker_exited,
+    worker_gone,
+    worker_not_started,
+)
 from supervisor.core.held import worker_held, worker_let_go
 from supervisor.core.judging import climb_condemned, evidence_taken, worker_ready, worker_silent, worker_unready
 from supervisor.core.messages import (
@@ -44,6 +52,7 @@ from supervisor.core.messages import (
     WorldRefused,
 )
 from supervisor.core.replanning import plan_changed
+from supervisor.core.rolling import roll_on
 from supervisor.core.running import run_requested
 from supervisor.core.starting import begin_attempt, start_all, start_one, start_requested, worker_started
 from supervisor.core.state import Failure, Group, Outcome, Phase, Verdict
@@ -98,6 +107,9 @@ def step(group: Group, input: Input, now: float) -> Outcome:
             timer_fired(turn, name, at)
         case _:
             assert_never(input)
+    if turn.group is not group and turn.group.roll is not None:
+        roll_on(turn)
+        settle_run(turn)
     return Outcome(turn.group, tuple(turn.effects), tuple(turn.events))
 
 
@@ -115,6 +127,8 @@ def timer_fired(turn: Turn, name: str, at: float) -> None:
                 leave_unkillable(turn)
         case ["condemned", text]:
             climb_condemned(turn, _rank(text), at)
+        case ["roll"] if group.roll is not None and at == group.roll.settles_at:
+            turn.set(roll=group.roll._replace(settles_at=None))  # see ``roll_on``
         case ["restart", text]:
             rank = _rank(text)
             if group.pauses.get(rank) == at and rank not in group.live:

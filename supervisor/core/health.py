@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Stage = Literal["starting", "running", "draining", "stopping", "stopped"]
 
@@ -17,10 +17,10 @@ Stage = Literal["starting", "running", "draining", "stopping", "stopped"]
 class WorkerView:
     """One worker.
 
-    ``state``: pending, starting, ready, unready, uninterruptible, stopping, stopped, backing_off, exited, succeeded,
-    failed, unkillable. ``since`` is when it came into that state; ``exit`` how its last process ended, in words (""
-    while the first runs); ``why`` what a worker that runs is not ready for. ``status``, ``progress`` and the open
-    ``sections`` (name, since when) are what the worker says of itself.
+    ``state``: pending, starting, ready, unready, uninterruptible, draining, stopping, stopped, backing_off, exited,
+    succeeded, failed, unkillable. ``since`` is when it came into that state; ``exit`` how its last process ended, in
+    words ("" while the first runs); ``why`` what a worker that runs is not ready for. ``status``, ``progress`` and the
+    open ``sections`` (name, since when) are what the worker says of itself.
     """
 
     rank: int
@@ -82,6 +82,13 @@ class GroupView:
     learnt: Mapping[str, Any] = field(default_factory=dict)
     failed: bool = False
     stopped_by: str = ""
+
+
+class Only(NamedTuple):
+    """The one worker whose row is wanted."""
+
+    group: str
+    local_rank: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +154,20 @@ def group_ready(snapshot: Snapshot, name: str) -> Answer | None:
     if snapshot.stage in LEAVING:
         return Answer(False, (f"{snapshot.stage}: {snapshot.why}" if snapshot.why else snapshot.stage,))
     return Answer(True) if view.ready else Answer(False, (_why_not(view),))
+
+
+def worker_ready(snapshot: Snapshot, name: str, local_rank: int) -> Answer | None:
+    """Whether that one worker is ready; None when there is none such (in the rows that the snapshot has)."""
+    view = snapshot.groups.get(name)
+    worker = next((row for row in view.workers if row.local_rank == local_rank), None) if view is not None else None
+    if worker is None:
+        return None
+    if snapshot.stage in LEAVING:
+        return Answer(False, (f"{snapshot.stage}: {snapshot.why}" if snapshot.why else snapshot.stage,))
+    if worker.state == "ready":
+        return Answer(True)
+    text = f"rank {worker.rank} of group {name} is {worker.state}"
+    return Answer(False, (f"{text}: {worker.why}" if worker.why else text,))
 
 
 def weight(snapshot: Snapshot) -> int:

@@ -9,7 +9,7 @@ from supervisor.core.events import By
 from supervisor.core.messages import EvidenceTaken, SetTimer, TakeEvidence, Worker, WorkerSilent, WorkerUnready
 from supervisor.core.starting import settle_start
 from supervisor.core.state import Condemned, Failure, Phase, Readiness, Slot, Verdict
-from supervisor.core.stopping import name_unkillable, stop
+from supervisor.core.stopping import halt, name_unkillable, stop
 from supervisor.core.turn import Turn, degrade, send
 from supervisor.plan import Rung, Source
 
@@ -47,7 +47,7 @@ def worker_unready(turn: Turn, found: WorkerUnready) -> None:
     turn.put(after, ready=turn.group.ready - slot.is_ready)
     turn.events.append(events.worker_unready(turn.now, turn.who(worker), source, reason, found.output))
     degrade(turn, worker.attempt, f"rank {turn.group.rank(worker.rank)} is not ready: {reason}")
-    probe = turn.group.plan.probe
+    probe = turn.group.plan_by(worker.rank).probe
     if source == "probe" and source not in missing and probe is not None and probe.liveness:
         ladder = turn.group.plan.stop.ladder
         turn.events.append(events.worker_probe_failed(turn.now, turn.who(worker), slot.pid, ladder[0].signal, reason))
@@ -78,6 +78,8 @@ def evidence_taken(turn: Turn, taken: EvidenceTaken) -> None:
     if slot is None or condemned is None:
         return
     known = condemned._replace(evidence=taken.path)
+    if condemned.by == "daemon":
+        return
     if condemned.looked_at or turn.group.phase not in _RUNS:
         turn.put(replace(slot, condemned=known))
     else:
@@ -89,7 +91,8 @@ def condemn(
 ) -> None:  # fmt: skip
     """End a worker that runs and is found failed, by a ladder of its own. What follows is up to its exit.
 
-    ``reason`` goes on after "rank 3 ". ``look_for``: so many seconds at most pass before the first signal.
+    ``reason`` goes on after "rank 3 ". ``look_for``: so many seconds at most pass before the first signal. ``by``
+    "daemon": it has not failed, but is to make room.
     """
     worker = slot.worker
     at = turn.now + look_for
@@ -99,7 +102,7 @@ def condemn(
         turn.put(replace(slot, condemned=condemned))
         turn.effects.append(SetTimer(f"condemned:{worker.rank}", at))
     else:
-        _climb(turn, slot, condemned)
+        _begin_to_climb(turn, slot, condemned)
     degrade(turn, worker.attempt, f"rank {turn.group.rank(worker.rank)} {reason}")
 
 
@@ -108,10 +111,10 @@ def climb_condemned(turn: Turn, rank: int, at: float) -> None:
     group = turn.group
     slot = group.live.get(rank)
     condemned = slot.condemned if slot is not None else None
-    if slot is None or condemned is None or condemned.at != at or group.phase not in _RUNS:
+    if slot is None or condemned is None or condemned.at != at or group.phase not in _RUNS or rank in group.unkillable:
         return
     if not condemned.looked_at:
-        _climb(turn, slot, condemned)
+        _begin_to_climb(turn, slot, condemned)
         return
     if condemned.rungs:
         waited_for = round(turn.now - condemned.since, 1)
@@ -121,7 +124,16 @@ def climb_condemned(turn: Turn, rank: int, at: float) -> None:
     reason = f"rank {group.rank(rank)} {condemned.reason} and cannot be killed"
     turn.set(failure=Failure(turn.now, slot.worker.attempt, group.rank(rank), reason, 1))
     name_unkillable(turn, [rank])
-    stop(turn, Verdict("failed", 1, reason), reason)
+    if condemned.by == "daemon":
+        halt(turn, reason)
+    else:
+        stop(turn, Verdict("failed", 1, reason), reason)
+
+
+def _begin_to_climb(turn: Turn, slot: Slot, condemned: Condemned) -> None:
+    if condemned.by == "daemon":
+        turn.events.append(events.worker_stopping(turn.now, turn.who(slot.worker), condemned.signal, condemned.reason))
+    _climb(turn, slot, condemned)
 
 
 def _climb(turn: Turn, slot: Slot, condemned: Condemned) -> None:

@@ -84,7 +84,8 @@ class StopRequested:
 
 @dataclass(frozen=True, slots=True)
 class RunRequested:
-    """A person wants the group to run; with ``anew`` by workers started from now on. No budget is charged for it.
+    """A person wants the group to run; with ``anew`` by workers started from now on: one after the other where each
+    serves for itself, else all. No budget is charged for it.
 
     ``reason`` goes into records.
     """
@@ -279,7 +280,7 @@ class FormWorld:
 
 @dataclass(frozen=True, slots=True)
 class StartWorkers:
-    """Start these workers. Each is answered once: ``WorkerStarted`` or ``WorkerNotStarted``.
+    """Start these workers by ``plan``. Each is answered once: ``WorkerStarted`` or ``WorkerNotStarted``.
 
     ``restarts`` is TORCHELASTIC_RESTART_COUNT: restarts used so far.
     """
@@ -287,6 +288,7 @@ class StartWorkers:
     workers: tuple[Worker, ...]
     world: World
     restarts: int
+    plan: GroupPlan
 
 
 @dataclass(frozen=True, slots=True)

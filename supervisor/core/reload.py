@@ -17,8 +17,9 @@ AT_ONCE = frozenset({"daemon.when_done", "daemon.drain_delay", "log.level", "hea
 
 _GROUP_AT_ONCE = frozenset(
     {"depends_on", "required", "ready_after", "unready_after", "stop.ladder", "stop.scope"}
-    | {f"restart.{key}" for key in ("policy", "max_restarts", "window", "backoff", "reset_after")}
+    | {f"restart.{key}" for key in ("policy", "max_restarts", "window", "backoff", "reset_after", "drain")}
     | {f"restart.{key}_exit_codes" for key in ("fatal", "success")}
+    | {"restart.max_unavailable"}
     | {f"probe.{key}" for key in ("interval", "timeout", "rise", "fall", "liveness")}
     | {f"watchdog.{key}" for key in ("boot", "start_timeout", "sections", "auto", "out_of_section", "stopping")}
     | {"watchdog.uninterruptible", "watchdog.dump"}

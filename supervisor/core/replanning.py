@@ -1,4 +1,4 @@
-"""What a running group does with another plan: take it over as it runs, or restart by it.
+"""What a running group does with another plan: take it over as it runs, or restart by it, at once or a few at a time.
 
 A restart of this kind is somebody's wish: it is not counted, and the group has its whole budget again.
 """
@@ -9,9 +9,10 @@ from typing import assert_never
 
 from supervisor.core import restarts
 from supervisor.core.messages import CancelTimer, PlanChanged
+from supervisor.core.rolling import begin_roll, can_roll, go_by
 from supervisor.core.starting import begin_attempt
-from supervisor.core.state import Again, Climb, Phase, Verdict
-from supervisor.core.stopping import stop
+from supervisor.core.state import Again, Phase, Verdict
+from supervisor.core.stopping import stop, take_over
 from supervisor.core.turn import Turn
 from supervisor.plan import GroupPlan
 
@@ -19,24 +20,23 @@ WHY = "its configuration has changed"
 
 
 def plan_changed(turn: Turn, changed: PlanChanged) -> None:
-    if changed.restart:
-        _restart(turn, changed)
-    else:
+    if not changed.restart:
         _go_by(turn, changed.plan)
+    elif can_roll(turn.group, changed.plan):
+        begin_roll(turn, changed.plan, WHY)
+    else:
+        _restart(turn, changed)
 
 
 def _go_by(turn: Turn, plan: GroupPlan) -> None:
     """What differs needs nobody to be started anew. A stop under way goes by the ladder that it began with."""
     group = turn.group
-    if group.phase is Phase.STOPPING or group.next_plan is not None:
+    if group.roll is not None and group.next_plan is not None:
+        go_by(turn, plan, as_it_runs=True)
+    elif group.phase is Phase.STOPPING or group.next_plan is not None:
         turn.set(next_plan=plan)
-        return
-    if plan.stop.ladder != group.plan.stop.ladder:  # strays climb the new ladder from its foot
-        strays = group.strays
-        for rank, climb in strays.items():
-            strays = strays.put(rank, Climb(-1, climb.at))
-        turn.set(strays=strays)
-    turn.set(plan=plan)
+    else:
+        take_over(turn, plan)
 
 
 def _restart(turn: Turn, changed: PlanChanged) -> None:

@@ -9,6 +9,7 @@ from typing import assert_never
 
 from supervisor.core import restarts
 from supervisor.core.messages import CancelTimer
+from supervisor.core.rolling import begin_roll, can_roll
 from supervisor.core.starting import begin_attempt
 from supervisor.core.state import Again, Phase
 from supervisor.core.stopping import stop
@@ -26,7 +27,6 @@ def run_requested(turn: Turn, reason: str, anew: bool) -> None:
             pass
         case Phase.STARTING | Phase.RUNNING:
             if anew:
-                turn.set(history=restarts.History())
                 _replace_workers(turn, reason)
         case Phase.BACKING_OFF:
             turn.set(history=restarts.History())
@@ -44,5 +44,10 @@ def run_requested(turn: Turn, reason: str, anew: bool) -> None:
 
 
 def _replace_workers(turn: Turn, reason: str) -> None:
-    """All at once, whatever the scope: the one place to change for groups that can spare only some of them."""
-    stop(turn, Again(0.0, 0, reason), reason)
+    """A few at a time where each serves for itself, else all at once; by whatever is the newest plan."""
+    group = turn.group
+    if can_roll(group, group.newest_plan):
+        begin_roll(turn, group.newest_plan, reason, everybody=True)
+    else:
+        turn.set(history=restarts.History())
+        stop(turn, Again(0.0, 0, reason), reason)

@@ -35,18 +35,23 @@ def start_all(turn: Turn, world: World) -> None:
     group = turn.group
     workers = tuple([Worker(rank, group.attempt) for rank in range(group.plan.workers)])
     turn.set(world=world, live=Ranks([Slot(worker, turn.now) for worker in workers]), awaited=len(workers))
-    turn.effects.append(StartWorkers(workers, world, group.history.used))
+    turn.effects.append(StartWorkers(workers, world, group.history.used, group.plan))
 
 
 def start_one(turn: Turn, rank: int) -> None:
-    """Start a single rank of the group again (scope "worker")."""
+    """Start a single rank of the group again (scope "worker"), by the newest plan if a roll wants that."""
     group = turn.group
     assert group.world is not None
     worker = Worker(rank, group.attempt + 1)
+    plan = group.plan_by(rank)
+    if group.roll is not None and not group.roll.halted and rank in group.roll.taken:
+        plan = group.newest_plan
+        plans = group.plans.drop(rank) if plan is group.plan else group.plans.put(rank, plan)
+        turn.set(roll=group.roll._replace(renewed=group.roll.renewed | {rank}), plans=plans)
     turn.put(
         Slot(worker, turn.now), attempt=worker.attempt, pauses=group.pauses.drop(rank), awaited=group.awaited + 1
     )  # fmt: skip
-    turn.effects.append(StartWorkers((worker,), group.world, group.history.used))
+    turn.effects.append(StartWorkers((worker,), group.world, turn.group.history_of(rank).used, plan))
 
 
 def resume_rank(turn: Turn, rank: int) -> None:
@@ -64,7 +69,7 @@ def worker_started(turn: Turn, worker: Worker, pid: int) -> None:
         return
     group = turn.group
     turn.events.append(events.worker_started(turn.now, turn.who(worker), pid))
-    awaited = group.plan.readiness
+    awaited = group.plan_by(worker.rank).readiness
     slot = Slot(worker, turn.now, pid, readiness=Readiness(awaited, turn.now) if awaited else None)
     if group.phase in (Phase.STARTING, Phase.RUNNING):
         turn.put(slot, awaited=group.awaited - 1, ready=group.ready + slot.is_ready)
@@ -86,6 +91,6 @@ def settle_start(turn: Turn) -> None:
                 turn.now, group.plan.name, group.attempt, group.plan.workers, turn.now - group.begun_at
             )
         )
-    if group.ready_at is None and group.ready and group.ready + group.well == group.plan.workers:
+    if group.ready_at is None and group.serves:
         turn.set(ready_at=turn.now, was_ready=True, why="every worker is ready")
         turn.events.append(events.group_ready(turn.now, group.plan.name, group.attempt, turn.now - group.begun_at))

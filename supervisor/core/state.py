@@ -48,7 +48,7 @@ TRANSITIONS: Mapping[Phase, Mapping[Phase, tuple[type[Input], ...]]] = {
     },
     Phase.STARTING: {
         Phase.STARTING: (PlanChanged, RunRequested),
-        Phase.RUNNING: (WorkerStarted,),
+        Phase.RUNNING: (WorkerStarted, WorkerNotStarted, PlanChanged),
         Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, PlanChanged, RunRequested, TimerFired),
         Phase.BACKING_OFF: (WorldRefused, WorkerNotStarted),
         Phase.FINISHED: (WorldRefused, WorkerNotStarted, StopRequested),
@@ -109,7 +109,7 @@ class Held(NamedTuple):
 
 
 class Condemned(NamedTuple):
-    """The worker is to end, because ``by`` has found it failed; it has a stop ladder of its own.
+    """The worker is to end, by a ladder of its own: ``by`` has found it failed, or it makes room (by "daemon").
 
     ``reason`` goes on after "rank 3 ": "failed its probe (no answer within 1 s)". ``signal`` is the first that it gets,
     and ``rungs`` are those still above it: the next is due ``at``. ``looked_at``: nothing is sent before it has been
@@ -194,6 +194,24 @@ class Again:
     why: str
 
 
+class Roll(NamedTuple):
+    """A rolling restart: the workers are replaced by others of the newest plan, a few at a time.
+
+    ``taken``: ranks that are out of service for it, from their drain until they are back. ``renewed``: those it has
+    started anew. ``everybody``: also those that run by the newest plan are to be replaced. ``history``: the
+    restarts of those that it has started, who have a budget of their own. ``settles_at``: when the first of them will
+    have been ready for long enough. ``halted``: why it goes no further; "" while it does.
+    """
+
+    why: str
+    everybody: bool = False
+    taken: frozenset[int] = frozenset()
+    renewed: frozenset[int] = frozenset()
+    history: restarts.History = restarts.History()
+    settles_at: float | None = None
+    halted: str = ""
+
+
 class Group(NamedTuple):
     """The whole state of one group; a value. (A named tuple, because each step replaces it: 2 us, a dataclass takes 7.)
 
@@ -204,7 +222,9 @@ class Group(NamedTuple):
     instants at which single ranks restart (scope "worker"). ``strays``: the ladders of single workers that left
     processes behind. ``unkillable``: ranks whose slot is held for good. ``suspect``: the first of a gang that was found
     to hang in this attempt; what happens to its peers from then on may come of that. ``next_plan``: what it goes by as
-    soon as nothing is live that was started by ``plan``. ``stopped_by``: the person who has stopped it, or is about to.
+    soon as nothing is live that was started by ``plan``. ``roll``: a rolling restart, under way or halted; ``plans``:
+    what those ranks run by meanwhile that do not run by ``plan``. ``stopped_by``: the person who has stopped it, or is
+    about to.
     """
 
     plan: GroupPlan
@@ -234,6 +254,8 @@ class Group(NamedTuple):
     failure: Failure | None = None
     verdict: Verdict | None = None
     next_plan: GroupPlan | None = None
+    roll: Roll | None = None
+    plans: Ranks[GroupPlan] = Ranks()
     stopped_by: str = ""
 
     @property
@@ -245,6 +267,48 @@ class Group(NamedTuple):
     def is_ready(self) -> bool:
         """Every rank is ready or has ended well, and at least one is ready."""
         return self.phase is Phase.RUNNING and self.ready_at is not None
+
+    @property
+    def newest_plan(self) -> GroupPlan:
+        """By which workers are started that nothing speaks against."""
+        return self.next_plan or self.plan
+
+    @property
+    def rolls(self) -> bool:
+        """Whether a rolling restart is under way."""
+        return self.roll is not None and not self.roll.halted
+
+    def plan_by(self, local_rank: int) -> GroupPlan:
+        """By which plan that rank runs, or ran last."""
+        return self.plans.get(local_rank) or self.plan
+
+    def history_of(self, local_rank: int) -> restarts.History:
+        """The restarts that count for that rank."""
+        roll = self.roll
+        return roll.history if roll is not None and local_rank in roll.renewed else self.history
+
+    def has_ended_well(self, local_rank: int) -> bool:
+        """The rank is done, and is not to run again."""
+        slot, ended = self.live.get(local_rank), self.ended.get(local_rank)
+        if (slot is not None and slot.status is None) or local_rank in self.pauses:
+            return False
+        return ended is not None and ended.success
+
+    def is_missing(self, local_rank: int) -> bool:
+        """Nothing of the rank lives or is to come back, though it has not ended well."""
+        return local_rank not in self.live and local_rank not in self.pauses and not self.has_ended_well(local_rank)
+
+    @property
+    def serves(self) -> bool:
+        """Whether all serve who are to: who is away for a roll is excused, as long as anybody is ready."""
+        if not self.ready:
+            return False
+        if self.roll is None:
+            return self.ready + self.well == self.plan.workers
+        ready = {rank for rank, slot in self.live.items() if slot.is_ready and rank < self.plan.workers}
+        return bool(ready) and all(
+            rank in ready or rank in self.roll.taken or self.has_ended_well(rank) for rank in range(self.plan.workers)
+        )
 
     def rank(self, local_rank: int) -> int:
         """The global rank; before a world is formed, as if this host were the only one."""

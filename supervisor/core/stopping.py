@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 from supervisor.core import events
 from supervisor.core.messages import AbandonStarts, CancelTimer, SetTimer, SignalWorkers, Worker
 from supervisor.core.ranks import Ranks
 from supervisor.core.starting import begin_attempt
-from supervisor.core.state import Again, Climb, Failure, Phase, Verdict
+from supervisor.core.state import Again, Climb, Failure, Phase, Slot, Verdict
 from supervisor.core.turn import Turn, rung_of, send
+from supervisor.plan import GroupPlan
 
 
 def stop_requested(turn: Turn, reason: str, hurry: bool, by: str = "") -> None:
@@ -39,12 +41,14 @@ def stop_requested(turn: Turn, reason: str, hurry: bool, by: str = "") -> None:
 
 def stop(turn: Turn, after: Again | Verdict, why: str) -> None:
     """End every live worker by the ladder, then do what ``after`` says; at once if none is live."""
+    if turn.group.rolls:
+        halt(turn, why)
     group = turn.group
     turn.effects.extend([CancelTimer(f"restart:{rank}") for rank in group.pauses])
     turn.effects.extend([CancelTimer(f"strays:{rank}") for rank in group.strays])
     condemned = [slot.worker.rank for slot in group.live.values() if slot.condemned is not None]
     turn.effects.extend([CancelTimer(f"condemned:{rank}") for rank in condemned])
-    turn.set(pauses=Ranks(), strays=Ranks(), ready=0, ready_at=None)
+    turn.set(pauses=Ranks(), strays=Ranks(), ready=0, ready_at=None, roll=None)
     if not group.live:
         _go_on(turn, after)
         return
@@ -107,6 +111,56 @@ def _go_on(turn: Turn, after: Again | Verdict) -> None:
             begin_attempt(turn, f"restart: {why}")
         case _:
             assert_never(after)
+
+
+def halt(turn: Turn, why: str) -> None:
+    """A rolling restart goes no further, or not even those go on that it had come to: everybody else does as he is.
+
+    Who was only being drained serves again.
+    """
+    group = turn.group
+    roll = group.roll
+    assert roll is not None
+    if roll.settles_at is not None:
+        turn.effects.append(CancelTimer("roll"))
+    draining = [rank for rank in roll.taken if is_draining(group.live.get(rank))]
+    turn.set(roll=roll._replace(halted=why, settles_at=None, taken=roll.taken.difference(draining)))
+    for rank in draining:
+        bring_back(turn, rank)
+    turn.events.append(
+        events.group_rolling(
+            turn.now, group.plan.name, group.plan.workers, len(roll.renewed), why, over=True, halted=True
+        )
+    )
+
+
+def is_draining(slot: Slot | None) -> bool:
+    """Whether the worker is to be replaced, and has not been told to end yet."""
+    return (
+        slot is not None
+        and slot.status is None
+        and slot.condemned is not None
+        and slot.condemned.by == "daemon"
+        and not slot.condemned.looked_at
+    )
+
+
+def bring_back(turn: Turn, rank: int) -> None:
+    """The worker, which was being drained, serves on."""
+    after = replace(turn.group.live[rank], condemned=None)
+    turn.put(after, ready=turn.group.ready + after.is_ready)
+    turn.effects.append(CancelTimer(f"condemned:{rank}"))
+
+
+def take_over(turn: Turn, plan: GroupPlan) -> None:
+    """Go by this plan from here on. What workers have left behind climbs a new ladder from its foot."""
+    group = turn.group
+    if plan.stop.ladder != group.plan.stop.ladder:
+        strays = group.strays
+        for rank, climb in strays.items():
+            strays = strays.put(rank, Climb(-1, climb.at))
+        turn.set(strays=strays)
+    turn.set(plan=plan)
 
 
 def strays_found(turn: Turn, worker: Worker, processes: tuple[str, ...]) -> None:

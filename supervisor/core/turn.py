@@ -7,6 +7,7 @@ from typing import Any, assert_never
 from supervisor.core import events
 from supervisor.core.events import Event, Who
 from supervisor.core.messages import Effect, SignalWorkers, Worker
+from supervisor.core.ranks import Ranks
 from supervisor.core.returned import returned
 from supervisor.core.state import TRANSITIONS, Again, Climb, Group, Phase, Slot, Verdict
 from supervisor.plan import Rung
@@ -56,7 +57,7 @@ class Turn:
         """Nothing is live that was started by the old plan: go by the new one, if there is one."""
         assert not self.group.live
         if self.group.next_plan is not None:
-            self.group = self.group._replace(plan=self.group.next_plan, next_plan=None)
+            self.group = self.group._replace(plan=self.group.next_plan, next_plan=None, plans=Ranks())
 
     def finish(self, verdict: Verdict) -> None:
         group = self.group
@@ -80,7 +81,7 @@ class Turn:
 def degrade(turn: Turn, attempt: int, why: str) -> None:
     """One of its ranks is not ready any more: so the group is not, if it was."""
     group = turn.group
-    if group.ready_at is None:
+    if group.ready_at is None or group.serves:
         return
     turn.set(ready_at=None, begun_at=turn.now, why=why)
     turn.events.append(

@@ -8,19 +8,20 @@ from collections.abc import Mapping
 from supervisor.core import restarts
 from supervisor.core.events import signal_name
 from supervisor.core.groups import Groups, drain_reason
-from supervisor.core.health import FailureView, GroupView, Snapshot, WorkerView
+from supervisor.core.health import FailureView, GroupView, Only, Snapshot, WorkerView
 from supervisor.core.returned import returned
 from supervisor.core.state import Ended, Group, Phase, Slot
 from supervisor.core.steady import Standing
+from supervisor.core.stopping import is_draining
 
 _QUOTED = re.compile(r"'[^']*'")
 
 
 def snapshot(
     state: Groups, now: float, standings: Mapping[str, Standing] | None = None, *,
-    behind: float = 0.0, workers: bool = True,
+    behind: float = 0.0, workers: bool | Only = True,
 ) -> Snapshot:  # fmt: skip
-    """Everything at the instant ``now``. ``workers`` false leaves the rows of single workers out: cheaper.
+    """Everything at the instant ``now``. ``workers`` false leaves the rows of single workers out: cheaper. So is one.
 
     ``standings``: what each group is taken for; one that is not there is taken for what it is.
     """
@@ -37,7 +38,9 @@ def snapshot(
     )
 
 
-def group_view(group: Group, now: float, standing: Standing | None = None, *, workers: bool = True) -> GroupView:
+def group_view(
+    group: Group, now: float, standing: Standing | None = None, *, workers: bool | Only = True
+) -> GroupView:  # fmt: skip
     next_words, next_at = _next(group)
     failure = group.failure
     return GroupView(
@@ -68,11 +71,19 @@ def group_view(group: Group, now: float, standing: Standing | None = None, *, wo
             exit_code=failure.status.code if failure.status else failure.exit_code,
             signal=signal_name(failure.status.signal) if failure.status and failure.status.signal else None,
         ),
-        workers=tuple(_worker_view(group, rank) for rank in range(group.plan.workers)) if workers else (),
-        returned=returned(group) if group.plan.returns and workers else {},
+        workers=tuple(_worker_view(group, rank) for rank in _shown(group, workers)),
+        returned=returned(group) if group.plan.returns and workers is True else {},
         failed=group.verdict is not None and group.verdict.outcome == "failed",
         stopped_by=group.stopped_by,
     )
+
+
+def _shown(group: Group, workers: bool | Only) -> range:
+    size = group.plan.workers
+    if isinstance(workers, bool):
+        return range(size if workers else 0)
+    rank = workers.local_rank
+    return range(rank, rank + 1) if workers.group == group.plan.name and rank < size else range(0)
 
 
 def _next(group: Group) -> tuple[str | None, float | None]:
@@ -88,6 +99,8 @@ def _next(group: Group) -> tuple[str | None, float | None]:
         case Phase.STARTING | Phase.RUNNING if group.pauses:
             rank, at = min(group.pauses.items(), key=lambda item: item[1])
             return f"restarts rank {group.rank(rank)}", at
+        case Phase.STARTING | Phase.RUNNING if group.roll is not None and not group.roll.halted:
+            return f"replaces its workers, {len(group.roll.renewed)}/{group.plan.workers} so far", None
         case _:
             return None, None
 
@@ -115,7 +128,7 @@ def _live(group: Group, slot: Slot) -> str:
     if slot.is_ready:
         return "ready"
     if slot.condemned is not None:
-        return "stopping"
+        return "draining" if is_draining(slot) else "stopping"
     if slot.held is not None:
         return "uninterruptible"
     return "unready" if slot.readiness is not None and slot.readiness.why else "starting"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import unquote
 
 from aiohttp import web
 
 from supervisor.core import health
-from supervisor.core.health import LEAVING, Answer, GroupView, Snapshot
+from supervisor.core.health import LEAVING, Answer, GroupView, Only, Snapshot
 from supervisor.report.connection import FAREWELL, TEXT, USUAL, Connection, Connections, Limits, respond, text
 from supervisor.report.counts import Counts
 from supervisor.report.history import History
@@ -29,6 +31,8 @@ HEALTH = "application/health+json"
 HTML = "text/html; charset=utf-8"
 ALLOWED = "GET, HEAD, OPTIONS"
 GROUP_PREFIX = "/readyz/"
+OF_GROUP = GROUP_PREFIX + "GROUP"
+OF_WORKER = OF_GROUP + "/LOCAL_RANK"
 EVENTS = "/events"
 RETRY_AFTER = "5"
 """Seconds after which a client of a draining daemon may look again: by then it sees the successor, or nobody."""
@@ -130,9 +134,9 @@ class HealthListener:
         return response
 
     def _respond(self, request: web.BaseRequest, page: Page | None) -> web.Response:
-        snapshot = self._look(workers=page in {self._status, self._page})
+        snapshot = self._look(workers=_one_worker(request) or page in {self._status, self._page})
         if page is None:
-            response = text(404, f"nothing here; there are {', '.join(self._pages)} and {GROUP_PREFIX}GROUP")
+            response = text(404, f"nothing here; there are {', '.join(self._pages)}, {OF_GROUP} and {OF_WORKER}")
         elif request.method in {"GET", "HEAD"}:
             response = page(request, snapshot)
         else:
@@ -160,8 +164,10 @@ class HealthListener:
         page = self._pages.get(path)
         if page is not None:
             return path, page
+        if _one_worker(request) is not None:
+            return OF_WORKER, self._readyz_worker
         if path.startswith(GROUP_PREFIX) and len(path) > len(GROUP_PREFIX):
-            return GROUP_PREFIX + "GROUP", self._readyz_group
+            return OF_GROUP, self._readyz_group
         return "other", None
 
     def _livez(self, request: web.BaseRequest, snapshot: Snapshot) -> web.Response:
@@ -180,10 +186,21 @@ class HealthListener:
             return text(404, f"no such group; there are: {', '.join(snapshot.groups)}")
         return self._readiness(request, snapshot, answer, (snapshot.groups[name],))
 
+    def _readyz_worker(self, request: web.BaseRequest, snapshot: Snapshot) -> web.Response:
+        only = _one_worker(request)
+        assert only is not None
+        answer = health.worker_ready(snapshot, *only)
+        if answer is None:
+            return text(404, "no such worker")
+        view = snapshot.groups[only.group]
+        return self._readiness(request, snapshot, answer, (view,), leaves=view.workers[0].state == "draining")
+
     def _readiness(
-        self, request: web.BaseRequest, snapshot: Snapshot, answer: Answer, groups: tuple[GroupView, ...]
-    ) -> web.Response:
-        if snapshot.stage not in LEAVING:
+        self, request: web.BaseRequest, snapshot: Snapshot, answer: Answer, groups: tuple[GroupView, ...], *,
+        leaves: bool = False,
+    ) -> web.Response:  # fmt: skip
+        """``leaves``: who is asked for drains, though the daemon does not."""
+        if snapshot.stage not in LEAVING and not leaves:
             return self._health(request, snapshot, answer, groups)
         response = self._health(request, snapshot, answer, groups, failing=self._drain_status)
         response.headers["Retry-After"] = RETRY_AFTER
@@ -217,6 +234,12 @@ class HealthListener:
 
 # Not in ASCII: lone surrogates would pass as escapes that strict parsers refuse, where ``respond`` replaces them.
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def _one_worker(request: web.BaseRequest) -> Only | None:
+    """Whom ``/readyz/GROUP/LOCAL_RANK`` is about; None for any other path. A slash in a group's name is ``%2F``."""
+    found = re.fullmatch(rf"{GROUP_PREFIX}([^/]+)/(0|[1-9][0-9]{{0,8}})", request.rel_url.raw_path)
+    return Only(unquote(found[1]), int(found[2])) if found else None
 
 
 def _wants_document(request: web.BaseRequest) -> bool:

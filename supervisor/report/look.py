@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from supervisor.core.health import Snapshot
+from supervisor.core.health import Only, Snapshot
 
 
 class Look(Protocol):
-    """How everything stands at this instant; without ``workers`` the rows of single workers are left out."""
+    """How everything stands at this instant; the rows of single workers can be left out, all or all but one."""
 
-    def __call__(self, *, workers: bool = True) -> Snapshot: ...
+    def __call__(self, *, workers: bool | Only = True) -> Snapshot: ...

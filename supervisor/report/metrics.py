@@ -24,8 +24,8 @@ from supervisor.report.counts import Counts, Histogram
 from supervisor.report.look import Look
 
 WORKER_STATES = (
-    "pending", "starting", "ready", "unready", "uninterruptible", "stopping", "stopped", "backing_off", "exited",
-    "succeeded", "failed", "unkillable",
+    "pending", "starting", "ready", "unready", "uninterruptible", "draining", "stopping", "stopped", "backing_off",
+    "exited", "succeeded", "failed", "unkillable",
 )  # fmt: skip
 """Every ``WorkerView.state``: each is told, so that a series does not vanish when it comes to nothing."""
 

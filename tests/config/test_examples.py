@@ -32,8 +32,8 @@ def test_serving_toml_gives_each_worker_the_port_that_haproxy_is_told() -> None:
     web = plan.groups["web"]
     ours = [f"127.0.0.1:{web.first_port + local_rank}" for local_rank in range(web.workers)]
     assert re.findall(r"#       server \w+ (\S+)", text) == ours
-    host, port = re.findall(r"agent-addr (\S+) agent-port (\d+)", text)[0]
-    assert plan.agent_check == f"{host}:{port}"
+    host, port = re.findall(r"check addr (\S+) port (\d+)", text)[0]
+    assert plan.listen == (f"{host}:{port}",)
 
 
 EXAMPLES = {"groups": "trainer", "hooks": "page"}
@@ -66,7 +66,7 @@ def value_at(document: dict[str, Any], key: str) -> Any:
 
 
 def test_the_schema_is_known_well_enough_for_the_tests_below() -> None:
-    assert len(KEYS) == 130
+    assert len(KEYS) == 132
     assert {"daemon.drain_delay", "groups.trainer.restart.backoff.jitter", "groups.trainer.logs.tee"} <= KEYS.keys()
 
 

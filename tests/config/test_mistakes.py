@@ -82,6 +82,7 @@ def file(tmp_path: Path) -> Path:
         ('restart.policy = "allways"', 'did you mean "always"?)'),
         ("restart.policy = 3", "restart.policy: 3 is not a policy (allowed: always, on-failure, never)"),
         ("restart.max_restarts = -2", "groups.trainer.restart.max_restarts: must be at least -1"),
+        ("restart.max_unavailable = '0%'", 'max_unavailable: "0%" is no number of workers (allowed: 1 and more, or'),
         ("restart.max_restarts = 1.0", "groups.trainer.restart.max_restarts: 1.0 is not a whole number"),
         ("restart.max_restarts = true", "groups.trainer.restart.max_restarts: true is not a whole number"),
         ('restart.window = "1 hour"', 'groups.trainer.restart.window: "1 hour" is not a duration (allowed: '),

@@ -91,6 +91,8 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
         restart.policy = "always"
         restart.scope = "worker"
         restart.max_restarts = 7
+        restart.max_unavailable = "25%"
+        restart.drain = "3s"
         restart.window = "1h"
         restart.backoff = {{ initial = 1, factor = 3, max = "2m", jitter = 0 }}
         restart.reset_after = 0
@@ -154,7 +156,16 @@ def test_every_key_reaches_the_plan(file: Path, tmp_path: Path) -> None:
         virtual_local_rank=True,
         master_port=29500,
         restart=RestartRules(
-            "always", "worker", 7, 3600.0, Backoff(1.0, 3.0, 120.0, 0.0), 0.0, frozenset({3, 4}), frozenset({0, 143})
+            "always",
+            "worker",
+            7,
+            3600.0,
+            Backoff(1.0, 3.0, 120.0, 0.0),
+            0.0,
+            frozenset({3, 4}),
+            frozenset({0, 143}),
+            max_unavailable=3,
+            drain=3.0,
         ),
         stop=StopRules((Rung(2, 2.0), Rung(9, 1.0)), "leader"),
         probe=Probe("", "", ("healthy", "${RANK}"), 2.0, 0.5, 2, 4, liveness=True),

@@ -205,3 +205,17 @@ def test_the_nearest_word_is_found_whatever_its_case() -> None:
     assert values.nearest("zzz", ["always", "on-failure", "never"]) is None
     assert values.choices("allways", ["always", "never"]) == '(allowed: always, never; did you mean "always"?)'
     assert values.choices(3, ["always", "never"]) == "(allowed: always, never)"
+
+
+@pytest.mark.parametrize(
+    ("written", "workers", "meant"),
+    [(1, 8, 1), (9, 8, 9), ("25%", 8, 2), ("25%", 7, 1), ("25%", 3, 1), ("100%", 8, 8), ("1%", 1000, 10)],
+)
+def test_a_share_of_the_workers_is_rounded_down_but_one_at_least(written: object, workers: int, meant: int) -> None:
+    assert values.of(values.at_a_time(written), workers) == meant
+
+
+@pytest.mark.parametrize("written", [0, -1, True, 1.5, "0%", "101%", "25", "2.5%", "%", "", None])
+def test_what_is_no_number_of_workers_is_refused(written: object) -> None:
+    with pytest.raises(ValueError, match="is no number of workers"):
+        values.at_a_time(written)

@@ -37,7 +37,7 @@ from supervisor.core.messages import (
     WorldFormed,
     WorldRefused,
 )
-from supervisor.core.state import TRANSITIONS
+from supervisor.core.state import TRANSITIONS, Group
 from supervisor.plan import DaemonPlan, GroupPlan, LogRules, single_host_world
 
 Obeys = Literal["anything", "SIGKILL", "nothing"]
@@ -94,6 +94,8 @@ class Host:
             for name, group in result.groups.groups.items():
                 old = before.groups[name].phase if name in before.groups else group.phase
                 assert group.phase is old or group.phase in TRANSITIONS[old], f"{name}: {old} -> {group.phase}"
+                if name in before.groups:
+                    _no_more_are_taken_than_may_be(before.groups[name], group)
             for name_or_none, effect in result.effects:
                 inbox.extend(self._perform(name_or_none, effect))
             said.extend(result.events)
@@ -118,8 +120,10 @@ class Host:
         match effect:
             case FormWorld(attempt):
                 self.worlds.append((group, attempt))
-            case StartWorkers(workers, world, _):
+            case StartWorkers(workers, world, _, plan):
                 assert world.local_world_size == self.state.groups[group].plan.workers
+                known = self.state.groups[group]
+                assert all(plan is known.plan_by(worker.rank) for worker in workers)
                 self._start(group, workers)
             case AbandonStarts():
                 kept = [one for one in self.asked if one[0] == group][: 1 if self.in_flight else 0]
@@ -235,3 +239,22 @@ class Host:
         """Whether something of the tree outlives its leader, and has not been ended either."""
         tree = self.trees[key]
         return tree.leaves_strays and not (tree.strays_told and tree.must_end)
+
+
+def _no_more_are_taken_than_may_be(before: Group, after: Group) -> None:
+    """A roll takes nobody away who serves while as many are away already as may be."""
+    if after.roll is None:
+        return
+    ranks = range(after.plan.workers)
+    served = {rank for rank in ranks if (slot := before.live.get(rank)) is not None and slot.is_ready}
+    away = [
+        rank
+        for rank in ranks
+        if not ((slot := after.live.get(rank)) is not None and slot.is_ready) and not after.has_ended_well(rank)
+    ]
+    taken = [
+        rank
+        for rank in served.intersection(away)
+        if (slot := after.live.get(rank)) is not None and slot.condemned is not None and slot.condemned.by == "daemon"
+    ]
+    assert not taken or len(away) <= after.plan.restart.max_unavailable, f"{taken} are taken while {away} are away"

@@ -33,7 +33,7 @@ ARGUMENTS: dict[str, Any] = {
     "changes": Changes((), ("log.level",), ("c",), ("d",), {"a": GroupChange(("env", "required"), ("env",))}),
     "error": ErrorReport("ValueError: no", "Traceback ...", 1795349042, "no note"),
     "evidence": "/logs/trainer/run/attempt_2/evidence_1.txt", "scope": "train.py#31", "away_for": 90.0,
-    "limit": 60.0, "left_out": 3,
+    "limit": 60.0, "left_out": 3, "replaced": 2, "halted": False,
     "silent": WorkerSilent(Worker(1, 2), "heartbeat", "hangs", 9, "section", "step", 60.0),
     "returned": {"return_values": {"4": [1.5, None]}},
     "path": "/run/rankd/control.sock", "verb": "restart", "user": "root", "uid": 0,

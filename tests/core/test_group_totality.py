@@ -53,6 +53,7 @@ from supervisor.plan import (
 )
 from tests.stories.story import (
     Story,
+    asked_to_roll,
     asked_to_stop,
     due,
     exited,
@@ -60,6 +61,7 @@ from tests.stories.story import (
     gone,
     held,
     job,
+    killed,
     not_started,
     ready,
     refused,
@@ -123,6 +125,28 @@ def condemned_on_the_last_rung(story: Story) -> Story:
     return told(story, due("condemned:0"))
 
 
+def half_up() -> Story:
+    return told(begun(restart=rules("worker", backoff=PAUSED)), formed(), started(0), not_started(1, "transient"))
+
+
+def rolled(drain: float = 5.0) -> Story:
+    """Rank 0 is taken out of service."""
+    restart = replace(rules("worker"), drain=drain)
+    return told(running(replace(job(workers=2, restart=restart), ready_after=5.0)), asked_to_roll())
+
+
+def condemned_for_a_replacement() -> Story:
+    story = rolled(0.0)
+    story.now = story.timers["job", "condemned:0"]
+    return told(story, due("condemned:0"))
+
+
+def never_gone() -> Story:
+    story = condemned_for_a_replacement()
+    story.now = story.timers["job", "condemned:0"]
+    return told(story, due("condemned:0"))
+
+
 def paused() -> Story:
     """The pause before the second attempt is over."""
     story = told(runs(1, rules(backoff=PAUSED)), exited(0, 1), gone(0))
@@ -182,6 +206,16 @@ STATES: dict[str, Callable[[], Story]] = {
     "running, the only rank pauses": lambda: told(runs(1, rules("worker", backoff=PAUSED)), exited(0, 1), gone(0)),
     "running, one is being started again": lambda: told(runs(restart=rules("worker")), exited(1, 1), gone(1)),
     "running, the only rank is being started again": lambda: told(runs(1, rules("worker")), exited(0, 1), gone(0)),
+    "starting, one serves and one pauses": half_up,
+    "starting, one serves and one is being replaced": lambda: told(half_up(), asked_to_roll()),
+    "running, one is drained": rolled,
+    "running, one is being replaced": lambda: told(rolled(0.0), killed(0, 15)),
+    "running, a replacement starts": lambda: told(rolled(0.0), killed(0, 15), gone(0)),
+    "running, a replacement settles": lambda: told(rolled(0.0), killed(0, 15), gone(0), started(0)),
+    "running, one that is to be replaced is on the last rung": condemned_for_a_replacement,
+    "running, a roll has halted": lambda: told(rolled(0.0), killed(0, 15), gone(0), not_started(0, "permanent")),
+    "running, who was to be replaced cannot be killed": never_gone,
+    "stopping, one was being replaced": lambda: told(rolled(0.0), asked_to_stop()),
     "stopping for good": lambda: told(runs(), asked_to_stop()),
     "stopping for good, on the last rung": lambda: told(runs(), asked_to_stop(hurry=True)),
     "stopping, the last is about to go": lambda: told(runs(1), asked_to_stop(), exited(0)),
@@ -215,6 +249,7 @@ TIMERS = (
     "backoff", "ladder", "restart:0", "restart:1", "strays:0", "strays:1", "restart:5", "drain", "", ":", "restart:",
     "restart:x", "strays:x", "strays:", "restart:-1", "restart:0:0", "strays:\u00b2", "restart:" + "9" * 5000,
     "ladder:0", "backoff:", "strays", "restart", "condemned:0", "condemned:1", "condemned:x", "condemned",
+    "roll", "roll:0",
 )  # fmt: skip
 
 
@@ -231,6 +266,8 @@ def inputs(story: Story) -> Iterator[Input]:
     other = replace(group.plan, command=("other",), workers=3, stop=StopRules((Rung(9, 5.0),)))
     for restart, wanted in product((False, True), (False, True)):
         yield PlanChanged(other, restart, wanted)
+    for size in (1, 3):
+        yield PlanChanged(replace(other, workers=size, restart=replace(group.plan.restart, drain=2.0)), restart=True)
     for attempt in range(-1, group.attempt + 2):
         yield WorldFormed(attempt, single_host_world(group.plan, 0, "127.0.0.1", 1))
         yield WorldRefused(attempt, "no port")
@@ -285,6 +322,7 @@ def is_old_news(group: Group, input: Input) -> bool:
                 due_at["ladder"] = group.climb.at
             due_at |= {f"restart:{rank}": at for rank, at in group.pauses.items()}
             due_at |= {f"strays:{rank}": climb.at for rank, climb in group.strays.items()}
+            due_at["roll"] = group.roll.settles_at if group.roll is not None else None
             if group.phase in (Phase.STARTING, Phase.RUNNING):
                 condemned = {rank: slot.condemned for rank, slot in group.live.items() if slot.condemned is not None}
                 due_at |= {f"condemned:{rank}": one.at for rank, one in condemned.items()}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from supervisor.core import health
-from supervisor.core.health import Answer, GroupView, Snapshot, Stage
+from supervisor.core.health import Answer, GroupView, Snapshot, Stage, WorkerView
 
 
 def view(name: str, phase: str = "running", **options: Any) -> GroupView:
@@ -108,6 +108,24 @@ def test_a_single_group_is_ready_or_not_or_unknown() -> None:
         False, ("group b is backing_off, 0/2 workers ready: rank 1 exited with code 3",)
     )
     assert health.group_ready(both, "c") is None
+
+
+def test_a_single_worker_is_ready_or_not_or_unknown() -> None:
+    rows = (
+        WorkerView(4, 0, "ready", 1.0),
+        WorkerView(5, 1, "draining", 1.0, why="is being replaced"),
+        WorkerView(6, 2, "backing_off", 1.0),
+    )
+    web = view("web", ready=False, workers=rows)
+    assert health.worker_ready(snapshot(web), "web", 0) == Answer(True)
+    assert health.worker_ready(snapshot(web), "web", 1) == Answer(
+        False, ("rank 5 of group web is draining: is being replaced",)
+    )
+    assert health.worker_ready(snapshot(web), "web", 2) == Answer(False, ("rank 6 of group web is backing_off",))
+    assert health.worker_ready(snapshot(web), "web", 3) is None
+    assert health.worker_ready(snapshot(web), "other", 0) is None
+    assert health.worker_ready(snapshot(web, stage="draining"), "web", 0) == Answer(False, ("draining",))
+    assert health.worker_ready(snapshot(web, stage="stopping", why="SIGTERM"), "web", 9) is None
 
 
 def test_one_line_tells_all_groups() -> None:

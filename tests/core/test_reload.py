@@ -49,6 +49,10 @@ def test_groups_are_added_and_removed_in_the_order_of_their_files() -> None:
         ({"depends_on": {"b": "ready"}}, ("depends_on",)),
         ({"stop": StopRules((Rung(9, 1.0),), "leader")}, ("stop.ladder", "stop.scope")),
         ({"restart": RestartRules(max_restarts=9, backoff=Backoff(5.0))}, ("restart.max_restarts", "restart.backoff")),
+        (
+            {"restart": RestartRules(max_unavailable=2, drain=1.0)},
+            ("restart.max_unavailable", "restart.drain"),
+        ),
         ({"ready_after": 1.0, "unready_after": 2.0}, ("ready_after", "unready_after")),
         ({"watchdog": WatchdogRules(sections={"step": 1.0}, stopping=9.0)}, ("watchdog.stopping", "watchdog.sections")),
         (

@@ -65,13 +65,13 @@ class Air:
     def form_world(self, group: str, attempt: int) -> World | str:
         return single_host_world(self.plans[group], attempt, "127.0.0.1", 1) if group != "lost" else "no free port"
 
-    def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
+    def start(self, plan: GroupPlan, workers: Sequence[Worker], world: World, restarts: int) -> None:
         self.broken()
         for worker in workers:
             if self.holds_back:
-                self.waiting.append((group, worker))
+                self.waiting.append((plan.name, worker))
             else:
-                self.runtime.post(group, WorkerStarted(worker, 1000 + worker.rank))
+                self.runtime.post(plan.name, WorkerStarted(worker, 1000 + worker.rank))
 
     def abandon(self, group: str) -> None:
         for name, worker in self.waiting:

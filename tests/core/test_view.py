@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from supervisor.core import view
+from supervisor.core.health import Only
 from supervisor.plan import Backoff, RestartRules, Rung, StopRules
 from tests.stories.story import (
     Story,
+    asked_to_roll,
     asked_to_stop,
     due,
     exited,
@@ -24,6 +26,23 @@ PAUSED = Backoff(initial=5.0, jitter=0.0)
 
 def states(story: Story) -> list[str]:
     return [worker.state for worker in story.view.workers]
+
+
+def test_a_snapshot_may_have_the_row_of_a_single_worker() -> None:
+    story = running(job("a", 2), job("b", 3))
+
+    def rows(group: str, rank: int) -> list[int]:
+        shown = view.snapshot(story.state, story.now, workers=Only(group, rank))
+        assert not shown.groups["a"].workers
+        return [worker.local_rank for worker in shown.groups["b"].workers]
+
+    assert (rows("b", 2), rows("b", 3), rows("c", 0)) == ([2], [], [])
+
+
+def test_what_comes_next_in_a_roll_is_how_far_it_has_come() -> None:
+    story = running(job(workers=2, restart=RestartRules(scope="worker")))
+    story.happen(1.0, asked_to_roll())
+    assert (story.view.next, story.view.next_at) == ("replaces its workers, 0/2 so far", None)
 
 
 def test_a_snapshot_has_all_groups_and_may_leave_their_workers_out() -> None:

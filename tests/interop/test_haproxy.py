@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -130,8 +132,8 @@ def test_no_client_is_failed_while_one_of_two_daemons_drains_stops_and_comes_bac
 def test_the_haproxy_of_serving_toml_reaches_each_worker_and_drains_all_before_the_first_is_stopped(
     rankd: Start, tmp_path: Path
 ) -> None:
-    text, agent = SERVING.read_text(), free_port()
-    moved = {"8080": "0", "8090": str(agent)}
+    text = SERVING.read_text()
+    moved = {"8080": str(free_port())}
     moved |= {str(8001 + number): str(port) for number, port in enumerate(free_ports(4))}
     text = re.sub("|".join(moved), lambda found: moved[found[0]], text)
     daemon = rankd(text)
@@ -146,14 +148,59 @@ def test_the_haproxy_of_serving_toml_reaches_each_worker_and_drains_all_before_t
         assert all(int(proxy.server(name)["stot"]) > 0 for name in servers)
         daemon.signal()
         for name in servers:
-            proxy.until(name, status="DRAIN (agent)")
-        assert not daemon.all("worker.stopping")
+            proxy.until(name, status="DOWN", check_status="L7STS", check_code="503")
+        assert not daemon.all("group.stopping")
     assert daemon.wait() == 0
 
 
+def test_no_client_is_failed_while_all_workers_are_replaced_one_after_the_other(rankd: Start, tmp_path: Path) -> None:
+    """Without a second try: each request goes where HAProxy first sends it, or is lost."""
+    first, health = free_ports(4)[0], free_port()
+
+    def serving(release: str) -> str:
+        return table("health", listen=[f"127.0.0.1:{health}"]) + group(
+            "web",
+            [sys.executable, "-u", "-c", SERVER, "${PORT}", release],
+            workers=4,
+            ports=f"{first}-{first + 3}",
+            restart={"scope": "worker", "policy": "always", "drain": "1s"},
+            probe={"http": "http://127.0.0.1:${PORT}/", "interval": "1s"},
+        )
+
+    daemon = rankd(serving("old"))
+    daemon.until("/readyz", 200)
+    servers = "\n".join(f"server web{rank} 127.0.0.1:{first + rank} check port {health} {EVERY}" for rank in range(4))
+    backend = f"""
+        option httpchk
+        http-check send meth GET uri-lf /readyz/web/%[srv_id,sub(1)]
+        no option redispatch
+        retries 0
+        {servers}
+    """
+    with haproxy(tmp_path, backend) as proxy, Clients(proxy.port) as clients:
+        for rank in range(4):
+            proxy.until(f"web{rank}", status="UP", check_status="L7OK")
+        clients.until_answered(50)
+        (daemon.directory / "rankd.toml").write_text(serving("new"))
+        daemon.signal(signal.SIGHUP)
+        for rank in range(4):
+            proxy.until(f"web{rank}", status="DOWN", check_status="L7STS", check_code="503")
+            assert [proxy.server(f"web{other}")["status"] for other in range(4)].count("UP") >= 3
+            daemon.wait_for("worker.ready", attempt=rank + 1, local_rank=rank)
+        daemon.wait_for("group.rolling", over=True, halted=False, replaced=4)
+        for rank in range(4):
+            proxy.until(f"web{rank}", status="UP", check_status="L7OK")
+        clients.until_answered(50)
+        assert all(int(proxy.server(f"web{rank}")["stot"]) > 0 for rank in range(4))
+    assert not clients.failures
+    assert not daemon.all("group.degraded")
+    assert daemon.stop() == 0
+
+
 def free_ports(count: int) -> range:
-    """Ports of loopback in a row, each of which was free a moment ago."""
-    for first in range(20000, 30000, count):
+    """Ports of loopback in a row, each of which was free a moment ago. Others who look look elsewhere first."""
+    for step in range(0, 10000, count):
+        first = 20000 + (os.getpid() * 37 + step) % 10000
         with ExitStack() as taken, suppress(OSError):
             for port in range(first, first + count):
                 taken.enter_context(socket.create_server(("127.0.0.1", port)))

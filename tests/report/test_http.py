@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from supervisor import clock
+from supervisor.core.health import Only, WorkerView
 from supervisor.report.counts import Counts
 from supervisor.report.history import History
 from supervisor.report.http import HealthListener
@@ -98,6 +100,38 @@ async def test_unknown_paths_and_groups_are_404(serve: Serve) -> None:
 async def test_a_group_may_have_any_name(serve: Serve) -> None:
     client = await (await serve(Standing(group("größe 1/2")))).client()
     assert (await client.get("/readyz/gr%C3%B6%C3%9Fe%201%2F2")).status == 200
+
+
+async def test_a_balancer_asks_for_one_worker_and_only_that_one_is_looked_at(serve: Serve) -> None:
+    now = clock.now()
+    rows = (WorkerView(4, 0, "ready", now), WorkerView(5, 1, "starting", now, why="no answer"))
+    standing = Standing(group("web", ready=False, workers=rows), group("größe 1/2"))
+    client = await (await serve(standing, drain_status=404)).client()
+    assert (await client.get("/readyz/web/0")).status == 200
+    reply = await client.get("/readyz/web/1")
+    assert (reply.status, reply.text) == (503, "rank 5 of group web is starting: no answer\n")
+    assert "retry-after" not in reply.headers
+    assert (await client.get("/readyz/gr%C3%B6%C3%9Fe%201%2F2/1")).status == 200
+    assert standing.looks == [Only("web", 0), Only("web", 1), Only("größe 1/2", 1)]
+    for path in ("web/2", "nobody/0", "web/00", "web/-1", "web/0/", "web/"):
+        assert (await client.get(f"/readyz/{path}")).status == 404, path
+    assert (await client.get("/readyz/web/0", method="HEAD")).status == 200
+    assert (await client.get("/readyz/web/0", method="OPTIONS")).status == 204
+    assert (await client.get("/readyz/web/1", method="OPTIONS")).status == 503
+
+
+async def test_a_worker_that_is_drained_says_so_as_a_daemon_does_and_so_do_all_of_one_that_drains(serve: Serve) -> None:
+    now = clock.now()
+    rows = (WorkerView(0, 0, "draining", now, why="is being replaced"), WorkerView(1, 1, "ready", now))
+    standing = Standing(group("web", workers=rows))
+    client = await (await serve(standing, drain_status=404)).client()
+    reply = await client.get("/readyz/web/0")
+    assert (reply.status, reply.headers["retry-after"]) == (404, "5")
+    assert reply.headers.get("connection") != "close"
+    assert (await client.get("/readyz/web/1")).status == 200
+    standing.stage, standing.why = "draining", "SIGTERM"
+    reply = await client.get("/readyz/web/1")
+    assert (reply.status, reply.text, reply.headers["connection"]) == (404, "draining: SIGTERM\n", "close")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "TRACE"])
@@ -210,7 +244,7 @@ async def test_a_page_that_raises_is_a_500_that_is_counted_and_told(serve: Serve
     class Broken(Standing):
         broken = True
 
-        def __call__(self, *, workers: bool = True):  # type: ignore[no-untyped-def]
+        def __call__(self, *, workers: bool | Only = True):  # type: ignore[no-untyped-def]
             if self.broken:
                 raise ZeroDivisionError
             return super().__call__(workers=workers)

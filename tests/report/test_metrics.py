@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from prometheus_client.samples import Sample
 from supervisor import __version__, clock
 from supervisor.core import events
 from supervisor.core.events import Event, Who
+from supervisor.core.health import WorkerView
 from supervisor.core.messages import ExitStatus
 from supervisor.core.state import Phase
 from supervisor.report.counts import Counts
@@ -167,3 +169,10 @@ def test_a_group_of_any_name_is_a_valid_label() -> None:
     name = 'a "quoted"\\name\nö'
     samples = read(Metrics(Standing(group(name)), Counts(), 0.0))
     assert value(samples, "rankd_group_ready", group=name) == 1
+
+
+def test_every_state_that_a_worker_can_be_in_is_told() -> None:
+    """Those of the contract, so that nobody is missing from the sum."""
+    states = re.search(r"``state``: ([^.]+)\.", WorkerView.__doc__ or "")
+    assert states is not None
+    assert set(re.split(r",\s+", states[1])) == set(WORKER_STATES)

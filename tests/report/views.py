@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from supervisor import clock
-from supervisor.core.health import FailureView, GroupView, Snapshot, WorkerView
+from supervisor.core.health import FailureView, GroupView, Only, Snapshot, WorkerView
 
 
 def group(name: str = "trainer", *, ready: bool = True, size: int = 2, **changes: Any) -> GroupView:
@@ -44,12 +44,18 @@ class Standing:
         self.why = ""
         self.behind = 0.0
         self.groups = {view.name: view for view in groups or (group(),)}
-        self.looks: list[bool] = []
+        self.looks: list[bool | Only] = []
 
-    def __call__(self, *, workers: bool = True) -> Snapshot:
+    def __call__(self, *, workers: bool | Only = True) -> Snapshot:
         self.looks.append(workers)
-        groups = self.groups if workers else {name: replace(view, workers=()) for name, view in self.groups.items()}
+        groups = {name: replace(view, workers=_rows(view, workers)) for name, view in self.groups.items()}
         return Snapshot(clock.now(), self.stage, groups, self.why, self.behind)
 
     def put(self, *groups: GroupView) -> None:
         self.groups |= {view.name: view for view in groups}
+
+
+def _rows(view: GroupView, workers: bool | Only) -> tuple[WorkerView, ...]:
+    if isinstance(workers, bool):
+        return view.workers if workers else ()
+    return tuple(row for row in view.workers if (view.name, row.local_rank) == workers)

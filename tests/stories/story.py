@@ -200,6 +200,10 @@ def replanned(plan: GroupPlan, *, restart: bool, wanted: bool = False) -> Happen
     return Happening("", lambda *_: PlanChanged(plan, restart, wanted))
 
 
+def asked_to_roll(reason: str = "operator", of: str = "") -> Happening:
+    return Happening(of, lambda *_: RunRequested(reason, anew=True))
+
+
 def read_anew(*jobs: GroupPlan, **options: Any) -> Arrival:
     """The configuration has these groups now; ``options`` are keys of the daemon."""
     names = [one.name for one in jobs]
