@@ -185,7 +185,8 @@ def test_no_client_is_failed_while_all_workers_are_replaced_one_after_the_other(
         daemon.signal(signal.SIGHUP)
         for rank in range(4):
             proxy.until(f"web{rank}", status="DOWN", check_status="L7STS", check_code="503")
-            assert [proxy.server(f"web{other}")["status"] for other in range(4)].count("UP") >= 3
+            # Two at most: that the last one is back may be seen after that the next is leaving.
+            assert [proxy.server(f"web{other}")["status"] for other in range(4)].count("UP") >= 2
             daemon.wait_for("worker.ready", attempt=rank + 1, local_rank=rank)
         daemon.wait_for("group.rolling", over=True, halted=False, replaced=4)
         for rank in range(4):
