@@ -6,7 +6,6 @@ import asyncio
 import gc
 import hashlib
 import os
-import random
 import signal
 import sys
 import traceback
@@ -35,7 +34,6 @@ from supervisor.host.guardian import Guardian, is_needed
 from supervisor.host.hook import run_command
 from supervisor.host.leaves import contain
 from supervisor.host.output import Output
-from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
 from supervisor.host.probes import Probes
 from supervisor.host.proc import Process
 from supervisor.host.process import Processes, seal_inherited_fds
@@ -50,7 +48,6 @@ from supervisor.plan import (
     World,
     group_environment,
     handed_on,
-    single_host_world,
     worker_plan,
     world_environment,
 )
@@ -60,6 +57,7 @@ from supervisor.report.agent import AgentListener
 from supervisor.report.counts import Counts
 from supervisor.runtime import Runtime
 from supervisor.vigils import Vigils
+from supervisor.worlds import Worlds
 
 if TYPE_CHECKING:
     from supervisor.report.http import HealthListener
@@ -134,8 +132,7 @@ class Daemon:
         self._counts = Counts()
         self._audience = Audience(plan, self._counts, lambda: self._runtime.state.groups, self._deliver)
         self._shared: dict[str, tuple[GroupPlan, Mapping[str, str]]] = {}
-        self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
-        self._claims: dict[str, PortClaim] = {}
+        self._worlds = Worlds()
         self._state: StateFile | None = None
         self._commands: Commands | None = None
         self._post_record: PostRecord | None = None
@@ -198,31 +195,20 @@ class Daemon:
                 self._containment.give_back()
                 output.close()
                 self._audience.failures.flush()
-                for claim in self._claims.values():
-                    claim.release()
+                self._worlds.keep(())
                 self._notifier.close()
             return self._last_words()
 
     # ---- hands (see runtime.Hands)
 
     def form_world(self, group: str, attempt: int) -> World | str:
-        """On one host a world is formed at once: all it needs is a port."""
+        """Nobody else is asked, so a world is formed at once."""
         plan = self._plan_of(group)
         try:
             self._vigils.prepare(plan)
         except premises.Unusable as error:
             return str(error)
-        claim: PortClaim | PortRefused
-        if group in self._claims and plan.master_port not in (0, self._claims[group].port):
-            self._claims.pop(group).release()  # a reload has named another
-        if group in self._claims:
-            claim = renew(self._claims[group], chance=self._chance)
-        else:
-            claim = claim_port(plan.master_port, chance=self._chance)
-        if isinstance(claim, PortRefused):
-            return f"no MASTER_PORT: {claim.reason}"
-        self._claims[group] = claim
-        return single_host_world(plan, attempt, plan.master_addr, claim.port)
+        return self._worlds.form(plan, attempt)
 
     def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
         plan = self._plan_of(group)
@@ -581,8 +567,7 @@ class Daemon:
         self._tell(events.orphan_reaped(clock.now(), str(process)))
 
     def _changed(self, state: Groups) -> None:
-        for gone in self._claims.keys() - state.groups.keys():
-            self._claims.pop(gone).release()
+        self._worlds.keep(state.groups.keys())
         self._vigils.keep(state.groups.keys())
         if self._audience.terminal is not None:
             self._audience.terminal.refresh()

@@ -214,6 +214,22 @@ class Resources:
         return self.cpus[0] if len(self.cpus) == 1 else self.cpus[local_rank]
 
 
+Backend = Literal["local", "static"]
+
+
+@dataclass(frozen=True, slots=True)
+class RendezvousRules:
+    """Which hosts make the group's world.
+
+    ``backend`` "local": this one alone; "static": ``hosts`` of them, each with as many workers, of which this is number
+    ``node_rank``.
+    """
+
+    backend: Backend = "local"
+    hosts: int = 1
+    node_rank: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class GroupPlan:
     """One worker group as configured.
@@ -253,6 +269,7 @@ class GroupPlan:
     probe: Probe | None = None
     resources: Resources = Resources()
     returns: bool = False
+    rendezvous: RendezvousRules = RendezvousRules()
 
     @property
     def readiness(self) -> frozenset[Source]:
@@ -371,12 +388,20 @@ def assign_seats(hosts: Sequence[tuple[str, int]]) -> list[Seat]:
 
 def single_host_world(group: GroupPlan, round: int, master_addr: str, master_port: int) -> World:
     """The world of a group that lives on this host alone: every group is a world of its own, ranks from 0."""
-    (seat,) = assign_seats([(group.role, group.workers)])
+    return fixed_world(replace(group, master_addr=master_addr, rendezvous=RendezvousRules()), round, master_port)
+
+
+def fixed_world(group: GroupPlan, round: int, master_port: int) -> World:
+    """The world of as many hosts as the plan says, all like this one; nobody is asked whether they are there."""
+    rules = group.rendezvous
+    seat = assign_seats([(group.role, group.workers)] * rules.hosts)[rules.node_rank]
     return World(
         round=round,
-        master_addr=master_addr,
+        master_addr=group.master_addr,
         master_port=master_port,
         local_world_size=group.workers,
+        group_rank=rules.node_rank,
+        group_world_size=rules.hosts,
         base_rank=seat.base_rank,
         world_size=seat.world_size,
         base_role_rank=seat.base_role_rank,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from supervisor import values
-from supervisor.plan import Binding, Condition, Format, Limit, Policy, Reach, Scope, Streams, WhenFull
+from supervisor.plan import Backend, Binding, Condition, Format, Limit, Policy, Reach, Scope, Streams, WhenFull
 from supervisor.report.listen import parse_address
 
 
@@ -65,6 +65,11 @@ Workers = Annotated[
     ),
 ]
 Ports = Annotated[range, PlainValidator(values.ports), WithJsonSchema(_text(values.PORTS))]
+Nodes = Annotated[
+    tuple[int, int],
+    PlainValidator(values.nodes),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, _text(values.NODES)]}),
+]
 Umask = Annotated[int, PlainValidator(values.umask), WithJsonSchema(_text(values.UMASK))]
 Account = Annotated[
     str,
@@ -352,6 +357,21 @@ class Resources(Table):
     rlimits: Rlimits = key({})
 
 
+class Rendezvous(Table):
+    """How the hosts of a world find each other."""
+
+    backend: Backend = key("local", "local: this host alone; static: hosts that are numbered by hand.")
+
+
+class GroupRendezvous(Table):
+    """Which hosts make the group's world."""
+
+    nodes: Nodes = key("1", "How many hosts.")
+    node_rank: Annotated[int, Field(ge=0)] = key(0, "static: this host's number, from 0.")
+    master_addr: String = key("", "static: the address of host 0. MASTER_ADDR.")
+    master_port: Port = key(0, "static: a port that is free on host 0. MASTER_PORT.")
+
+
 class Group(Table):
     """One group of ranked workers."""
 
@@ -397,6 +417,7 @@ class Group(Table):
     probe: Probe = key({})
     logs: Logs = key({})
     resources: Resources = key({})
+    rendezvous: GroupRendezvous = key({})
 
 
 class Hook(Table):
@@ -423,5 +444,6 @@ class File(Table):
     daemon: Daemon = key({})
     log: Log = key({})
     health: Health = key({})
+    rendezvous: Rendezvous = key({})
     hooks: dict[str, Hook] = key({}, "Who is handed records as they are told, by name.")
     groups: dict[str, Group] = key({}, "The groups of workers, by name.")

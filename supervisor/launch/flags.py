@@ -42,9 +42,9 @@ class Flag(NamedTuple):
 
 
 FLAGS = (
-    Flag("--nnodes", "hosts, N or MIN:MAX (here: 1)", default="1:1"),
+    Flag("--nnodes", "hosts, N or MIN:MAX", default="1:1"),
     Flag("--nproc-per-node", "workers on this host: a number, auto, cpu, gpu or xpu", default="1"),
-    Flag("--rdzv-backend", "static or c10d; on one host both need nobody else", default="static"),
+    Flag("--rdzv-backend", "static, or on one host c10d", default="static"),
     Flag("--rdzv-endpoint", "HOST:PORT; for static, MASTER_ADDR and MASTER_PORT", default=""),
     Flag("--rdzv-id", "the run's id: TORCHELASTIC_RUN_ID, and the begin of its directory's name", default="none"),
     Flag("--rdzv-conf", "KEY=VALUE,...: on one host nothing of it has an effect", default=""),
@@ -65,7 +65,7 @@ FLAGS = (
     Flag("--local-ranks-filter", "only these local ranks are on the console: 0,1,12", default=""),
     Flag("--duplicate-stdout-filters", "teed lines with one of these texts (a,b) go to filtered_stdout.log as well"),
     Flag("--duplicate-stderr-filters", "teed lines with one of these texts (a,b) go to filtered_stderr.log as well"),
-    Flag("--node-rank", "this host's number, for static (here: 0)", int, 0),
+    Flag("--node-rank", "this host's number, for static", int, 0),
     Flag("--master-addr", "MASTER_ADDR, for static (default: 127.0.0.1)"),
     Flag("--master-port", "MASTER_PORT, for static (default: 29500, and on one host one that is free)", int),
     Flag("--local-addr", "this host's address: MASTER_ADDR on one host"),

@@ -119,6 +119,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
             restart=RestartRules(max_restarts=flags.max_restarts, backoff=Backoff(initial=0.0)),
             stop=StopRules((Rung(int(SIGTERM), float(patience)), Rung(int(SIGKILL), LAST_WAIT))),
             resources=Resources(cpus=cpus),
+            rendezvous=met.rules,
         )
         return DaemonPlan(
             name="rankd",

@@ -213,7 +213,7 @@ def test_a_wrong_key_of_a_group_is_the_only_mistake_and_in_its_line(file: Path, 
         ("[hooks.a]\ncommand = ['x']\nheaders = { A = 'b' }", "3: hooks.a.headers: is for url"),
         ("[hooks.a]\ncommand = ['x']\ntimeout = 0", "3: hooks.a.timeout: must be more than 0"),
         ("[healht]\n", '1: healht: unknown key (did you mean "health"?)'),
-        ("[control]\n", "1: control: unknown key (allowed: daemon, log, health, hooks, groups)"),
+        ("[control]\n", "1: control: unknown key (allowed: daemon, log, health, rendezvous, hooks, groups)"),
     ],
 )
 def test_a_wrong_key_elsewhere_is_the_only_mistake_and_in_its_line(file: Path, text: str, words: str) -> None:

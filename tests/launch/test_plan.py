@@ -13,7 +13,7 @@ import pytest
 from supervisor.host.topology import bind_workers
 from supervisor.launch.plan import launch_of
 from supervisor.launch.refused import WrongUsage
-from supervisor.plan import Binding, Rung, Streams, attempts_dir, torch_macros
+from supervisor.plan import Binding, RendezvousRules, Rung, Streams, attempts_dir, torch_macros
 from tests.launch.commands import PLACES, group, launch, parsed, plan
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -75,6 +75,15 @@ def test_alone_on_a_host_run_id_and_port_are_chosen() -> None:
     for words in ([], ["--standalone", "--rdzv-id", "mine", "--rdzv-endpoint", "far:1"], ["--nnodes", "1:1"]):
         assert re.fullmatch(UUID, plan(*words).run_id)
         assert (group(*words).master_addr, group(*words).master_port) == ("localhost", 0)
+
+
+def test_static_numbers_the_hosts_by_hand() -> None:
+    """As torchrun does it: without a port 29500, and only host 0 has to have the address."""
+    words = ["--nnodes", "3", "--node-rank", "2", "--master-addr", "10.0.0.1", "--rdzv-id", "job7"]
+    found = group(*words)
+    assert (found.master_addr, found.master_port) == ("10.0.0.1", 29500)
+    assert found.rendezvous == RendezvousRules("static", hosts=3, node_rank=2)
+    assert plan(*words).run_id == "job7"
 
 
 def test_c10d_on_one_host_has_the_run_id_it_is_given() -> None:
@@ -248,9 +257,11 @@ def test_several_workers_without_omp_num_threads_are_told_of_it() -> None:
 @pytest.mark.parametrize(
     ("words", "environ", "said"),
     [
-        (["--nnodes", "2"], {}, "--nnodes 2: .*one host.*torchrun"),
-        (["--nnodes", "1:4", "--rdzv-backend", "c10d"], {}, "--nnodes 1:4: .*torchrun"),
-        (["--standalone", "--nnodes", "2"], {}, "--nnodes 2: .*torchrun"),
+        (["--nnodes", "2:4"], {}, "--nnodes 2:4: static .*allowed: N"),
+        (["--nnodes", "1:4", "--rdzv-backend", "c10d"], {}, "--nnodes 1:4: .*static"),
+        (["--standalone", "--nnodes", "2"], {}, "--nnodes 2: --standalone is for one host"),
+        (["--nnodes", "2", "--node-rank", "2"], {}, "--node-rank 2: of 2 hosts .*0 to 1"),
+        (["--nnodes", "2", "--node-rank", "-1"], {}, "--node-rank -1"),
         (["--nnodes", "0"], {}, "--nnodes 0: .*MIN:MAX"),
         (["--nnodes", "3:2"], {}, "--nnodes 3:2: .*MIN:MAX"),
         (["--nnodes", "1:2:3"], {}, "--nnodes 1:2:3: .*MIN:MAX"),
@@ -315,7 +326,7 @@ def test_what_changes_nothing_on_one_host_is_taken(words: list[str], environ: di
 
 def test_all_reasons_are_told_at_once() -> None:
     with pytest.raises(WrongUsage) as wrong:
-        launch("--nnodes", "2", "--tee", "9", "--max-restarts", "-3")
+        launch("--nnodes", "0", "--tee", "9", "--max-restarts", "-3")
     assert [line.removeprefix("rankd: ").split()[0] for line in str(wrong.value).splitlines()] == [
         "--nnodes", "--tee:", "--max-restarts",
     ]  # fmt: skip

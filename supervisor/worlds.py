@@ -1,0 +1,40 @@
+"""The worlds of groups that ask nobody: of this host alone, or of fixed hosts that the configuration numbers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection
+
+from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
+from supervisor.plan import GroupPlan, World, fixed_world
+
+
+class Worlds:
+    """Forms worlds, and holds the MASTER_PORT of each group whose rank 0 is on this host."""
+
+    def __init__(self) -> None:
+        self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
+        self._claims: dict[str, PortClaim] = {}
+
+    def form(self, plan: GroupPlan, attempt: int) -> World | str:
+        """The world of that attempt, or why there is none. Ask while no worker of the group runs."""
+        if plan.rendezvous.node_rank:
+            return fixed_world(plan, attempt, plan.master_port)  # the port is another host's
+        port = self._port(plan)
+        return f"no MASTER_PORT: {port.reason}" if isinstance(port, PortRefused) else fixed_world(plan, attempt, port)
+
+    def keep(self, groups: Collection[str]) -> None:
+        """Others may have the ports of all groups but these."""
+        for gone in self._claims.keys() - set(groups):
+            self._claims.pop(gone).release()
+
+    def _port(self, plan: GroupPlan) -> int | PortRefused:
+        held = self._claims.get(plan.name)
+        if held is not None and plan.master_port not in (0, held.port):
+            self._claims.pop(plan.name).release()  # a reload has named another
+            held = None
+        claim = renew(held, chance=self._chance) if held else claim_port(plan.master_port, chance=self._chance)
+        if isinstance(claim, PortRefused):
+            return claim
+        self._claims[plan.name] = claim
+        return claim.port
