@@ -23,7 +23,7 @@ from supervisor.core import events, groups, health
 from supervisor.core.events import Event, Who, signal_name
 from supervisor.core.groups import Begun, EndRequested, Groups, ReloadRequested
 from supervisor.core.health import Snapshot
-from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, WorkerStarted
+from supervisor.core.messages import ErrorReport, Input, ToPeers, Worker, WorkerExited, WorkerStarted
 from supervisor.errors import BUG, AddressUnavailable, RankdError
 from supervisor.host import error_file, signals, systemd
 from supervisor.host.cgroup import limits_without
@@ -61,6 +61,7 @@ from supervisor.worlds import Worlds
 
 if TYPE_CHECKING:
     from supervisor.report.http import HealthListener
+    from supervisor.rounds import Rounds
 
 ONE_REQUEST = 1.0
 """Seconds within which several signals are one request to stop."""
@@ -132,7 +133,7 @@ class Daemon:
         self._counts = Counts()
         self._audience = Audience(plan, self._counts, lambda: self._runtime.state.groups, self._deliver)
         self._shared: dict[str, tuple[GroupPlan, Mapping[str, str]]] = {}
-        self._worlds = Worlds()
+        self._worlds = Worlds(self._open_rounds)
         self._state: StateFile | None = None
         self._commands: Commands | None = None
         self._post_record: PostRecord | None = None
@@ -201,14 +202,16 @@ class Daemon:
 
     # ---- hands (see runtime.Hands)
 
-    def form_world(self, group: str, attempt: int) -> World | str:
-        """Nobody else is asked, so a world is formed at once."""
+    def form_world(self, group: str, attempt: int) -> World | str | None:
         plan = self._plan_of(group)
         try:
             self._vigils.prepare(plan)
         except premises.Unusable as error:
             return str(error)
         return self._worlds.form(plan, attempt)
+
+    def tell_peers(self, group: str, word: ToPeers) -> None:
+        self._worlds.tell_peers(group, word)
 
     def start(self, group: str, workers: Sequence[Worker], world: World, restarts: int) -> None:
         plan = self._plan_of(group)
@@ -241,6 +244,17 @@ class Daemon:
     def _plan_of(self, group: str) -> GroupPlan:
         """By which the group goes now: a reload may have given it another one than it began with."""
         return self._runtime.state.groups[group].plan
+
+    def _open_rounds(self) -> Rounds:
+        from supervisor.rounds import Rounds, open_etcd  # noqa: PLC0415 - most daemons meet nobody
+
+        return Rounds(
+            self._plan,
+            self._tasks,
+            lambda place: self._load(partial(open_etcd, place)),
+            self._runtime.post,
+            self._tell,
+        )
 
     # ---- the life of the daemon
 
@@ -275,6 +289,7 @@ class Daemon:
     async def _live(self) -> None:
         runtime = self._runtime
         async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
             self._probes = Probes(tasks, self._post, lambda group: self._plan_of(group).probe, self._commands_of_probes)
             tasks.start_soon(self._processes.run)
             tasks.start_soon(self._vigils.run)
@@ -289,6 +304,7 @@ class Daemon:
             tasks.start_soon(self._run_hooks)
             await runtime.over.wait()
             if runtime.bug is None:
+                await self._worlds.part(None if self._stop_heard_at is None else FAREWELL)
                 await self._audience.hooks.finish(LAST_HOOKS if self._stop_heard_at is None else FAREWELL)
             self._come_up()  # a job may be over before it was; systemd calls it failed if it never hears READY
             self._ending.set()

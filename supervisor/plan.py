@@ -214,7 +214,8 @@ class Resources:
         return self.cpus[0] if len(self.cpus) == 1 else self.cpus[local_rank]
 
 
-Backend = Literal["local", "static"]
+Backend = Literal["local", "static", "etcd"]
+OnStoreLoss = Literal["keep", "stop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,12 +223,46 @@ class RendezvousRules:
     """Which hosts make the group's world.
 
     ``backend`` "local": this one alone; "static": ``hosts`` of them, each with as many workers, of which this is number
-    ``node_rank``.
+    ``node_rank``; "etcd": from ``min_hosts`` to ``hosts`` of them, as they come and go.
+
+    Timeouts in seconds: of a host for a world, of enough hosts for more, of a host that says nothing until it is taken
+    for dead, of one that has succeeded for the others, and of one that leaves for the store.
     """
 
     backend: Backend = "local"
     hosts: int = 1
     node_rank: int = 0
+    min_hosts: int = 1
+    join_timeout: float = 600.0
+    last_call_timeout: float = 30.0
+    lease_ttl: float = 5.0
+    exit_barrier_timeout: float = 300.0
+    close_timeout: float = 30.0
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether hosts come and go, and agree in a store on what follows."""
+        return self.backend == "etcd"
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlan:
+    """Where hosts meet: etcd, by URLs. Files by absolute path, empty: none. ``prefix`` begins every key.
+
+    ``addr``: under which other hosts reach this one; empty: the address by which it reaches the store itself.
+    ``on_store_loss``: what becomes of workers when the store has been away for so long that others may take this host
+    for dead.
+    """
+
+    endpoints: tuple[str, ...]
+    prefix: str = "/rankd"
+    addr: str = ""
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    username: str = ""
+    password_file: str = ""
+    on_store_loss: OnStoreLoss = "keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +368,7 @@ class DaemonPlan:
     as_job: bool = False
     torchelastic_events: str = ""
     torchelastic_metrics: str = ""
+    store: StorePlan | None = None
 
 
 def attempts_dir(daemon: DaemonPlan, group: GroupPlan) -> str:

@@ -312,6 +312,14 @@ def ports(value: object) -> range:
     raise ValueError(f'{shown(value)} is not a range of ports (allowed: "8001-8016", "8001", from 1 to 65535)')
 
 
+def lease_ttl(value: object) -> float:
+    """Seconds of a lease: whole ones, because etcd counts in them."""
+    seconds = duration(value)
+    if not 2 <= seconds <= 3600 or seconds != int(seconds):
+        raise ValueError(f"{shown(value)} is not a lease (allowed: whole seconds, from 2s to 1h)")
+    return seconds
+
+
 NODES = r"[0-9]{1,5}(:[0-9]{1,5})?"
 
 

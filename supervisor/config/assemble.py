@@ -79,6 +79,7 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
         torchelastic_metrics=_place(file.log.torchelastic_metrics, state_dir),
         hooks={name: _hook(name, hook, file.groups, mistakes) for name, hook in file.hooks.items()},
         agent_check=file.health.agent_check or "",
+        store=meeting.store(file.rendezvous, folder, mistakes),
         state_dir_is_common=daemon.state_dir is None and not defaults.names_state_dir(environ),
     )
 
@@ -122,7 +123,7 @@ def _group(
         probe=probes.probe_of(("groups", name, "probe"), group.probe, mistakes),
         resources=_resources(name, group.resources, workers, seen, mistakes),
         returns=group.function is not None,
-        rendezvous=meeting.rules(name, group, file.rendezvous, mistakes),
+        rendezvous=meeting.rules(name, group, file, mistakes),
     )
     probes.check_addresses(("groups", name, "probe"), plan, environ, mistakes)
     return plan

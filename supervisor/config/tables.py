@@ -13,7 +13,19 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from supervisor import values
-from supervisor.plan import Backend, Binding, Condition, Format, Limit, Policy, Reach, Scope, Streams, WhenFull
+from supervisor.plan import (
+    Backend,
+    Binding,
+    Condition,
+    Format,
+    Limit,
+    OnStoreLoss,
+    Policy,
+    Reach,
+    Scope,
+    Streams,
+    WhenFull,
+)
 from supervisor.report.listen import parse_address
 
 
@@ -97,6 +109,10 @@ def _url(text: str) -> str:
 
 
 Url = Annotated[str, AfterValidator(_url), WithJsonSchema(_text(r"https?://.+"))]
+Prefix = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]*$")]
+LeaseTtl = Annotated[
+    float, PlainValidator(values.lease_ttl), WithJsonSchema({"anyOf": [NonNegative, _text(values.DURATION)]})
+]
 SUBJECTS = "daemon|health|control|group|worker|timer|rendezvous|exit_barrier"
 EVENT_PATTERN = rf"\*|({SUBJECTS})\.(\*|[a-z_]+)"
 
@@ -360,16 +376,38 @@ class Resources(Table):
 class Rendezvous(Table):
     """How the hosts of a world find each other."""
 
-    backend: Backend = key("local", "local: this host alone; static: hosts that are numbered by hand.")
+    backend: Backend = key(
+        "local", "local: this host alone; static: hosts that are numbered by hand; etcd: hosts that come and go."
+    )
+    endpoints: Annotated[list[Url], Field(min_length=1)] = key(
+        ["http://127.0.0.1:2379"], "etcd: where it is, version 3.4 or later; several members, all http or all https."
+    )
+    prefix: Prefix = key("/rankd", "etcd: how every key begins.")
+    addr: String = key(
+        "", "etcd: where other hosts reach this one; empty: the address by which it reaches etcd itself."
+    )
+    ca: String = key("", "etcd: who has signed its certificate, a file; empty: whom the system trusts.")
+    cert: String = key("", "etcd: our certificate, a file.")
+    key_: String = Field(default="", alias="key", description="etcd: its private key, a file.")
+    username: String = key("", "etcd: whom to log in as.")
+    password_file: String = key("", "etcd: a file with the password.")
+    on_store_loss: OnStoreLoss = key(
+        "keep", "etcd is away for longer than lease_ttl: keep the workers, with no new rounds, or stop them."
+    )
 
 
 class GroupRendezvous(Table):
     """Which hosts make the group's world."""
 
-    nodes: Nodes = key("1", "How many hosts.")
+    nodes: Nodes = key("1", "How many hosts: N, or MIN:MAX with etcd.")
     node_rank: Annotated[int, Field(ge=0)] = key(0, "static: this host's number, from 0.")
     master_addr: String = key("", "static: the address of host 0. MASTER_ADDR.")
     master_port: Port = key(0, "static: a port that is free on host 0. MASTER_PORT.")
+    join_timeout: Duration = key("600s", "etcd: how long a host waits for MIN hosts.")
+    last_call_timeout: Duration = key("30s", "etcd: how long MIN hosts wait for more, up to MAX.")
+    lease_ttl: LeaseTtl = key("5s", "etcd: a host that is not heard of for so long is taken for dead.")
+    exit_barrier_timeout: Duration = key("300s", "etcd: how long a host that has succeeded waits for the others.")
+    close_timeout: Duration = key("30s", "etcd: how long a host tries to take leave of the others.")
 
 
 class Group(Table):

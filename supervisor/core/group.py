@@ -25,6 +25,9 @@ from supervisor.core.messages import (
     DependencyLost,
     EvidenceTaken,
     Input,
+    JobEnded,
+    PeersFound,
+    PeersLost,
     PlanChanged,
     StartRequested,
     StopRequested,
@@ -40,9 +43,11 @@ from supervisor.core.messages import (
     WorkerStarted,
     WorkerUnready,
     WorldFormed,
+    WorldLost,
     WorldRefused,
 )
 from supervisor.core.replanning import plan_changed
+from supervisor.core.sharing import barrier_over, peers_told
 from supervisor.core.starting import begin_attempt, start_all, start_one, start_requested, worker_started
 from supervisor.core.state import Failure, Group, Outcome, Phase, Verdict
 from supervisor.core.stopping import climb_strays, climb_to, leave_unkillable, stop_requested, strays_found
@@ -62,12 +67,14 @@ def step(group: Group, input: Input, now: float) -> Outcome:
             stop_requested(turn, reason, hurry)
         case PlanChanged():
             plan_changed(turn, input)
-        case WorldFormed(attempt, world):
+        case WorldFormed(attempt, world, restarts):
             if group.phase is Phase.STARTING and attempt == group.attempt and group.world is None:
-                start_all(turn, world)
+                start_all(turn, world, restarts)
         case WorldRefused(attempt, reason):
             if group.phase is Phase.STARTING and attempt == group.attempt and group.world is None:
                 attempt_ended(turn, "transient", "start", Failure(now, attempt, -1, reason, START_FAILED))
+        case WorldLost() | JobEnded() | PeersLost() | PeersFound():
+            peers_told(turn, input)
         case WorkerStarted(worker, pid):
             worker_started(turn, worker, pid)
         case WorkerReady(worker, source):
@@ -109,6 +116,8 @@ def timer_fired(turn: Turn, name: str, at: float) -> None:
                 climb_to(turn, climb.rung + 1)
             else:
                 leave_unkillable(turn)
+        case ["barrier"] if at == group.barrier_at:
+            barrier_over(turn)
         case ["condemned", text]:
             climb_condemned(turn, _rank(text), at)
         case ["restart", text]:

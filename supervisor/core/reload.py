@@ -33,6 +33,9 @@ _TABLES = {
     "daemon.hooks": "hooks",
     "daemon.torchelastic_events": "log.torchelastic_events",
     "daemon.torchelastic_metrics": "log.torchelastic_metrics",
+    "daemon.store": "rendezvous",
+    "rendezvous.hosts": "rendezvous.nodes",
+    "rendezvous.min_hosts": "rendezvous.nodes",
     "daemon.state_dir_is_common": "daemon.state_dir",
     "resources.cpus": "resources.cpu_affinity",
 }

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
+from supervisor.core.messages import Because
 from supervisor.plan import World, assign_seats
 
 
@@ -39,6 +40,8 @@ class Verdict:
 class Round:
     """The one record that all hosts follow. ``why`` says what this round is for, or why it was closed.
 
+    ``because`` is that in one word, and ``host`` who has arrived, left, failed or asked for it; both empty otherwise.
+
     ``restarts`` counts those that the whole job has used. From ``hosts`` on it is about the world once formed.
     """
 
@@ -51,6 +54,8 @@ class Round:
     master_addr: str = ""
     master_port: int = 0
     verdict: Verdict | None = None
+    because: Because | Literal[""] = ""
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,16 @@ class Seat:
     base_role_rank: int
     role_world_size: int
     succeeded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A worker of ``host`` has failed; ``final``: the job with it, whatever its budget."""
+
+    host: str
+    why: str
+    exit_code: int
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +184,16 @@ def _look_after(round: Round, table: Table, rules: Rules) -> Turn | Wait:
     for seat in sorted(running, key=lambda seat: seat.group_rank):
         host = table.hosts.get(seat.host)
         if host is None:
-            return Turn(opened(round, f"host {seat.host} has left"))
+            return Turn(opened(round, f"host {seat.host} has left", "left", seat.host))
         if host.life != seat.life:
-            return Turn(opened(round, f"rankd has started anew on host {seat.host}"))
+            return Turn(opened(round, f"rankd has started anew on host {seat.host}", "left", seat.host))
         if host.free_from > round.number:
-            return Turn(opened(round, f"host {seat.host} asks for another round"))
+            return Turn(opened(round, f"host {seat.host} asks for another round", "asked", seat.host))
     if len(running) == len(seats) < rules.max_hosts:
         here = {seat.host for seat in seats}
         arrived = sorted(name for name in table.hosts if name not in here and _is_ready(table, name, round))
         if arrived:
-            return Turn(opened(round, f"host {arrived[0]} has arrived"))
+            return Turn(opened(round, f"host {arrived[0]} has arrived", "arrived", arrived[0]))
     return Wait()
 
 
@@ -245,10 +260,10 @@ def _is_ready(table: Table, name: str, round: Round) -> bool:
 # ---- what any host may write
 
 
-def opened(round: Round, why: str, *, restarts: int = 0) -> Round:
+def opened(round: Round, why: str, because: Because, host: str, *, restarts: int = 0) -> Round:
     """The round after a formed one. A change of hosts uses no restart."""
     assert round.phase == "formed", "an open round is not followed by another: see the head of this file"
-    return Round(round.number + 1, "open", why, round.restarts + restarts)
+    return Round(round.number + 1, "open", why, round.restarts + restarts, because=because, host=host)
 
 
 def closed(round: Round, verdict: Verdict) -> Round:
@@ -256,14 +271,14 @@ def closed(round: Round, verdict: Verdict) -> Round:
     return replace(round, phase="closed", why=verdict.why, verdict=verdict)
 
 
-def failed(round: Round, rules: Rules, why: str, exit_code: int) -> Round:
+def failed(round: Round, rules: Rules, failure: Failed) -> Round:
     """What follows when a worker has failed in a formed round: the next round, or the job's end.
 
     Written under the condition that the round is unchanged: so of several failures in a round one is counted.
     """
-    if 0 <= rules.max_restarts <= round.restarts:
-        return closed(round, Verdict("failed", why, exit_code))
-    return opened(round, why, restarts=1)
+    if failure.final or 0 <= rules.max_restarts <= round.restarts:
+        return closed(round, Verdict("failed", failure.why, failure.exit_code))
+    return opened(round, failure.why, "failed", failure.host, restarts=1)
 
 
 # ---- what a host does

@@ -15,6 +15,7 @@ from supervisor.core.messages import (
     Effect,
     ExitStatus,
     Input,
+    JobEnded,
     PlanChanged,
     Returned,
     StartRequested,
@@ -25,6 +26,7 @@ from supervisor.core.messages import (
     WorkerGone,
     WorkerNotStarted,
     WorkerStarted,
+    WorldLost,
     WorldRefused,
 )
 from supervisor.core.ranks import Ranks
@@ -40,6 +42,8 @@ class Phase(StrEnum):
     FINISHED = "finished"
 
 
+_STOPS = (WorkerExited, WorkerNotStarted, StopRequested, PlanChanged, WorldLost, JobEnded, TimerFired)
+
 TRANSITIONS: Mapping[Phase, Mapping[Phase, tuple[type[Input], ...]]] = {
     Phase.WAITING: {
         Phase.STARTING: (StartRequested,),
@@ -48,15 +52,15 @@ TRANSITIONS: Mapping[Phase, Mapping[Phase, tuple[type[Input], ...]]] = {
     Phase.STARTING: {
         Phase.STARTING: (PlanChanged,),
         Phase.RUNNING: (WorkerStarted,),
-        Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, PlanChanged, TimerFired),
+        Phase.STOPPING: _STOPS,
         Phase.BACKING_OFF: (WorldRefused, WorkerNotStarted),
-        Phase.FINISHED: (WorldRefused, WorkerNotStarted, StopRequested),
+        Phase.FINISHED: (WorldRefused, WorkerNotStarted, StopRequested, JobEnded),
     },
     Phase.RUNNING: {
-        Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, PlanChanged, TimerFired),
+        Phase.STOPPING: _STOPS,
         Phase.BACKING_OFF: (WorkerGone,),
-        Phase.STARTING: (WorkerGone, PlanChanged),
-        Phase.FINISHED: (WorkerGone, WorkerNotStarted, StopRequested),
+        Phase.STARTING: (WorkerGone, PlanChanged, WorldLost),
+        Phase.FINISHED: (WorkerGone, WorkerNotStarted, StopRequested, JobEnded, TimerFired),
     },
     Phase.STOPPING: {
         Phase.BACKING_OFF: (WorkerGone, WorkerNotStarted),
@@ -65,7 +69,7 @@ TRANSITIONS: Mapping[Phase, Mapping[Phase, tuple[type[Input], ...]]] = {
     },
     Phase.BACKING_OFF: {
         Phase.STARTING: (TimerFired, PlanChanged),
-        Phase.FINISHED: (StopRequested,),
+        Phase.FINISHED: (StopRequested, JobEnded),
     },
     Phase.FINISHED: {
         Phase.WAITING: (PlanChanged,),
@@ -203,7 +207,8 @@ class Group(NamedTuple):
     instants at which single ranks restart (scope "worker"). ``strays``: the ladders of single workers that left
     processes behind. ``unkillable``: ranks whose slot is held for good. ``suspect``: the first of a gang that was found
     to hang in this attempt; what happens to its peers from then on may come of that. ``next_plan``: what it goes by as
-    soon as nothing is live that was started by ``plan``.
+    soon as nothing is live that was started by ``plan``. ``barrier_at``: while it has succeeded and waits for other
+    hosts, until when. ``cut_off``: why nothing is heard of them.
     """
 
     plan: GroupPlan
@@ -233,11 +238,14 @@ class Group(NamedTuple):
     failure: Failure | None = None
     verdict: Verdict | None = None
     next_plan: GroupPlan | None = None
+    barrier_at: float | None = None
+    cut_off: str = ""
 
     @property
     def is_ready(self) -> bool:
-        """Every rank is ready or has ended well, and at least one is ready."""
-        return self.phase is Phase.RUNNING and self.ready_at is not None
+        """Every rank is ready or has ended well, at least one is ready or waits for other hosts, and these are heard
+        of."""
+        return self.phase is Phase.RUNNING and self.ready_at is not None and not self.cut_off
 
     def rank(self, local_rank: int) -> int:
         """The global rank; before a world is formed, as if this host were the only one."""

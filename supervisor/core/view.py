@@ -52,7 +52,7 @@ def group_view(group: Group, now: float, standing: Standing | None = None, *, wo
         ready=standing.ready if standing else group.is_ready,
         was_ready=group.was_ready,
         succeeded=group.verdict is not None and group.verdict.outcome == "succeeded",
-        why=public(group.why),
+        why=public(f"cut off from the other hosts: {group.cut_off}" if group.cut_off else group.why),
         next=next_words,
         next_at=next_at,
         round=group.world.round if group.world else 0,

@@ -8,7 +8,7 @@ import pytest
 
 from supervisor.config import load
 from supervisor.errors import ConfigError
-from supervisor.plan import GroupPlan, RendezvousRules
+from supervisor.plan import GroupPlan, RendezvousRules, StorePlan
 
 ENVIRON = {"HOME": "/home/somebody"}
 
@@ -73,3 +73,60 @@ ELSEWHERE = 'master_addr = "a"\nmaster_port = 1'
 def test_what_cannot_be_is_told(file: Path, backend: str, group: str, said: str) -> None:
     (found,) = told(file, f'backend = "{backend}"', group)
     assert found.startswith(said), found
+
+
+def elastic(file: Path, common: str = "", group: str = "", rest: str = "") -> tuple[RendezvousRules, StorePlan | None]:
+    text = written(f'backend = "etcd"\n{common}', f'nodes = "2:4"\n{group}')
+    file.write_text(f'[daemon]\nrun_id = "job"\n{text}{rest}')
+    plan = load(str(file), ENVIRON)
+    return plan.groups["a"].rendezvous, plan.store
+
+
+def test_elastic_hosts_meet_in_etcd(file: Path) -> None:
+    assert elastic(file) == (RendezvousRules("etcd", 4, min_hosts=2), StorePlan(("http://127.0.0.1:2379",)))
+    rules, store = elastic(
+        file,
+        'endpoints = ["https://a:2379", "https://b:2379"]\nprefix = "/jobs"\naddr = "10.0.0.1"\nca = "ca.pem"\n'
+        'cert = "c.pem"\nkey = "k.pem"\nusername = "u"\npassword_file = "/p"\non_store_loss = "stop"',
+        'join_timeout = 1\nlast_call_timeout = 2\nlease_ttl = 3\nexit_barrier_timeout = 4\nclose_timeout = "5s"',
+    )
+    assert rules == RendezvousRules("etcd", 4, 0, 2, 1.0, 2.0, 3.0, 4.0, 5.0)
+    folder = file.parent
+    assert store == StorePlan(
+        ("https://a:2379", "https://b:2379"), "/jobs", "10.0.0.1", f"{folder}/ca.pem", f"{folder}/c.pem",
+        f"{folder}/k.pem", "u", "/p", "stop",
+    )  # fmt: skip
+
+
+def test_a_group_of_one_host_does_not_meet_anybody(file: Path) -> None:
+    file.write_text(written('backend = "etcd"', "nodes = 1"))
+    assert load(str(file), ENVIRON).groups["a"].rendezvous == RendezvousRules()
+
+
+@pytest.mark.parametrize(
+    ("common", "group", "rest", "said"),
+    [
+        ('endpoints = ["http://a:1", "https://b:1"]', "", "", "rendezvous.endpoints: has http and https"),
+        ("endpoints = []", "", "", "rendezvous.endpoints: must not be empty"),
+        ('ca = "f"', "", "", "rendezvous.ca: is for endpoints with https"),
+        ('endpoints = ["https://b:1"]\ncert = "f"', "", "", "rendezvous: needs both cert and key"),
+        ('username = "u"', "", "", "rendezvous: needs both username and password_file"),
+        ('prefix = "rankd"', "", "", "rendezvous.prefix: "),
+        ("", 'lease_ttl = "1s"', "", 'groups.a.rendezvous.lease_ttl: "1s" is not a lease (allowed: whole seconds'),
+        ("", 'lease_ttl = "2500ms"', "", 'groups.a.rendezvous.lease_ttl: "2500ms" is not a lease'),
+        ("", "", '[groups.a.restart]\nscope = "worker"', "groups.a.restart.scope: "),
+        ("", "", '[groups.a.restart]\npolicy = "always"', "groups.a.restart.policy: "),
+        ("", "", '[groups.a.restart]\nwindow = "1m"', "groups.a.restart.window: is for one host"),
+    ],
+)
+def test_what_elastic_hosts_cannot_have_is_told(file: Path, common: str, group: str, rest: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        elastic(file, common, group, rest)
+    (mistake,) = refused.value.mistakes
+    assert str(mistake).partition(": ")[2].startswith(said), mistake
+
+
+def test_hosts_that_meet_know_which_job_it_is(file: Path) -> None:
+    assert [words.partition(": is missing")[0] for words in told(file, 'backend = "etcd"', "nodes = 2")] == [
+        "daemon.run_id"
+    ]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from supervisor.core.rendezvous import (
     Call,
+    Failed,
     Finish,
     Form,
     GiveUp,
@@ -120,13 +121,15 @@ def test_a_world_without_a_change_is_left_alone() -> None:
 
 def test_a_host_that_is_gone_ends_the_round() -> None:
     world = formed(A, B, C)
-    assert turned(replace(world, hosts={"a": A, "c": C})) == Round(2, "open", "host b has left")
+    assert turned(replace(world, hosts={"a": A, "c": C})) == Round(
+        2, "open", "host b has left", because="left", host="b"
+    )
 
 
 def test_a_host_in_another_life_ends_the_round() -> None:
     world = formed(A, B)
     assert turned(table(world.round, A, host("b", life="2"), seats=tuple(world.seats.values()))) == Round(
-        2, "open", "rankd has started anew on host b"
+        2, "open", "rankd has started anew on host b", because="left", host="b"
     )
 
 
@@ -182,7 +185,7 @@ def test_an_early_spare_does_not_take_the_place_of_a_slow_survivor() -> None:
 def test_survivors_below_the_smallest_number_wait_and_a_replacement_makes_them_enough() -> None:
     world = formed(A, B)
     seats = tuple(world.seats.values())
-    again = Round(2, "open", "host b has left")
+    again = Round(2, "open", "host b has left", because="left", host="b")
     a = replace(A, free_from=2)
     assert action_of(table(again, a, seats=seats), now=500.0) == Wait()
     assert action_of(table(again, a, C, seats=seats), now=500.0) == Wait(530.0)
@@ -227,14 +230,14 @@ def test_a_closed_round_stays_closed() -> None:
 def test_a_failure_uses_a_restart_of_the_whole_job_and_a_change_of_hosts_none() -> None:
     round = formed(A, B).round
     assert round is not None
-    again = failed(round, replace(RULES, max_restarts=1), "rank 1 has failed", 9)
-    assert again == Round(2, "open", "rank 1 has failed", restarts=1)
-    later = opened(replace(again, phase="formed"), "host c has arrived")
+    again = failed(round, replace(RULES, max_restarts=1), Failed("a", "rank 1 has failed", 9))
+    assert again == Round(2, "open", "rank 1 has failed", restarts=1, because="failed", host="a")
+    later = opened(replace(again, phase="formed"), "host c has arrived", "arrived", "c")
     assert later.restarts == 1
     last = replace(later, phase="formed")
     verdict = Verdict("failed", "rank 0 has failed", 3)
-    assert failed(last, replace(RULES, max_restarts=1), "rank 0 has failed", 3) == closed(last, verdict)
-    assert failed(last, replace(RULES, max_restarts=-1), "rank 0 has failed", 3).restarts == 2
+    assert failed(last, replace(RULES, max_restarts=1), Failed("a", "rank 0 has failed", 3)) == closed(last, verdict)
+    assert failed(last, replace(RULES, max_restarts=-1), Failed("a", "rank 0 has failed", 3)).restarts == 2
 
 
 # ---- a host's own part
@@ -307,7 +310,7 @@ def test_ranks_move_least(hosts: list[Host], data: st.DataObject, most: int) -> 
     rules = Rules(2, most)
     world = formed(*hosts, rules=rules)
     assert world.round is not None
-    again = opened(world.round, "a worker has failed")
+    again = opened(world.round, "a worker has failed", "failed", "b")
     stay = [replace(one, free_from=2) for one in hosts if data.draw(st.booleans(), label=f"{one.name} stays")]
     action = preside(table(again, *stay, seats=tuple(world.seats.values())), rules, Call(2, -1e9), 0.0)[1]
     if not isinstance(action, Form):

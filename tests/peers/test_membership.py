@@ -185,7 +185,7 @@ async def test_survivors_of_a_dead_host_form_anew_when_its_lease_ends(either: Ei
         await one["a"].die()
         took = await one.world_of("b", "c")
         assert took < TTL + 3
-        assert WorldEnded("host a has left") in one["c"].news
+        assert WorldEnded("host a has left", "left", "a") in one["c"].news
 
 
 async def test_survivors_too_few_wait_for_a_replacement(either: Either) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from supervisor.core import rendezvous
 from supervisor.core.rendezvous import (
     Call,
+    Failed,
     Finish,
     Form,
     GiveUp,
@@ -199,7 +200,7 @@ class Simulation:
             return
         round = read_round(host.round.value)
         if round.phase == "formed" and round.number == host.running.world.round:
-            after = rendezvous.failed(round, self.rules, f"rank of {name} has failed", 3)
+            after = rendezvous.failed(round, self.rules, Failed(name, f"rank of {name} has failed", 3))
             wrote = self.ledger.transact(
                 [Unchanged(KEYS.round, host.round.revision)], [Put(KEYS.round, written(after))]
             )
