@@ -123,7 +123,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
         )
         return DaemonPlan(
             name="rankd",
-            node_id=node_id,
+            node_id=node_id if met.store is None else f"{node_id}_{os.getpid()}",  # torch's too: two on a host are two
             run_id=met.run_id,
             state_dir=places.state_dir,
             runtime_dir=places.state_dir,
@@ -133,6 +133,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
             listen=listen,
             stop_signals=stop_signals,
             as_job=True,
+            store=met.store,
             torchelastic_events="console" if flags.event_log_handler == "console" else "",
         )
 

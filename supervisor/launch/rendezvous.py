@@ -1,7 +1,7 @@
 """Who meets: torchrun's rendezvous flags.
 
 A host that is alone has nobody to wait for. So c10d and static differ in this: c10d chooses a run id (where torchrun
-does) and a free port; static says where rank 0 listens. Several hosts are numbered by hand (static).
+does) and a free port; static says where rank 0 listens. Several hosts are numbered by hand (static), or meet in etcd.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from supervisor import values
-from supervisor.plan import RendezvousRules
+from supervisor.launch.elastic import elastic
+from supervisor.plan import RendezvousRules, StorePlan
 
 HERE = "localhost"
 """MASTER_ADDR when nothing else is said. torchrun takes the host's full name, which need not resolve to anything."""
 
 _STATIC_ADDR, _STATIC_PORT = "127.0.0.1", 29500
 
-_C10D = "torch's store on one of the hosts is not spoken here; for several hosts use static"
-_ETCD = "there is no etcd rendezvous in this version; on one host use --standalone"
-_REFUSED = {"etcd": _ETCD, "etcd-v2": f"etcd's v2 API is gone from etcd 3.6, and {_ETCD}"}
+_C10D = "c10d is torch's own store on one of the hosts, and ends with it; use --rdzv-backend etcd, or static"
+_V2 = "etcd's v2 API is gone from etcd 3.6; use --rdzv-backend etcd, which is version 3"
 
 
 class Meeting(NamedTuple):
@@ -31,6 +31,7 @@ class Meeting(NamedTuple):
     master_addr: str
     master_port: int
     rules: RendezvousRules = RendezvousRules()
+    store: StorePlan | None = None
 
 
 def meeting(flags: Namespace, refuse: Callable[[str], None], note: Callable[[str], None]) -> Meeting:
@@ -44,10 +45,13 @@ def meeting(flags: Namespace, refuse: Callable[[str], None], note: Callable[[str
         refuse(f"--nnodes {flags.nnodes}: --standalone is for one host")
     elif most > 1 and backend == "c10d":
         refuse(f"--nnodes {flags.nnodes}: {_C10D}")
-    elif not flags.standalone and backend in _REFUSED:
-        refuse(f"--rdzv-backend {backend}: {_REFUSED[backend]}")
+    elif not flags.standalone and backend == "etcd":
+        rules, store = elastic(flags, least, most, refuse, note)
+        return Meeting(_run_id(flags.rdzv_id, refuse), "", 0, rules, store)
+    elif not flags.standalone and backend == "etcd-v2":
+        refuse(f"--rdzv-backend {backend}: {_V2}")
     elif not flags.standalone and backend not in ("static", "c10d"):
-        refuse(f"--rdzv-backend {backend}: a backend from another package needs torch (allowed: c10d, static)")
+        refuse(f"--rdzv-backend {backend}: a backend from another package needs torch (allowed: c10d, etcd, static)")
     elif backend == "static" and not flags.standalone and not alone:
         if least < most:
             refuse(f"--nnodes {flags.nnodes}: static asks nobody how many have come (allowed: N)")
@@ -99,7 +103,7 @@ def _run_id(given: str, refuse: Callable[[str], None]) -> str:
 
 
 def _conf_mistakes(text: str) -> list[str]:
-    """What is wrong in ``key=value,...`` (torch's ``_parse_rendezvous_config``); for one host, nothing else matters."""
+    """What is wrong in ``key=value,...`` (torch's ``_parse_rendezvous_config``), whatever the keys are."""
     mistakes = []
     for pair in text.split(",") if text.strip() else ():
         key, _, value = (part.strip() for part in pair.partition("="))

@@ -16,7 +16,9 @@ from supervisor.peers.etcd import EtcdStore
 from tests.end_to_end.configs import python
 from tests.end_to_end.conftest import Start
 from tests.end_to_end.hosts import Hosts, answers, formed
+from tests.end_to_end.launching import launch, launched
 from tests.peers.etcd import Etcd, needs_etcd
+from tests.ports import free_port
 
 pytestmark = [needs_etcd, pytest.mark.timeout(120)]
 
@@ -243,3 +245,36 @@ async def under(etcd: Etcd, prefix: str) -> dict[str, bytes]:
         return {entry.key.removeprefix(prefix): entry.value for entry in (await store.range(prefix)).entries}
     finally:
         await store.close()
+
+
+def test_launch_meets_other_hosts_by_torchruns_words(common: Etcd, tmp_path: Path) -> None:
+    """Two on one machine are two hosts; a failure on one is the exit code of both."""
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import os, sys\n"
+        "print('seen', *(os.environ[n] for n in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'TORCHELASTIC_RESTART_COUNT')))\n"
+        "sys.exit(5 if os.environ['RANK'] == '1' else 0)\n"
+    )
+    words = [
+        "--nnodes=2:3", "--rdzv-backend=etcd", f"--rdzv-endpoint={common.endpoints[0].removeprefix('http://')}",
+        f"--rdzv-id=job-{time.monotonic_ns()}", "--rdzv-conf=last_call_timeout=1,lease_ttl=2", "--max-restarts=1",
+    ]  # fmt: skip
+    with (
+        launched(tmp_path, *words, "--local-addr=127.0.0.1", script) as first,
+        launched(tmp_path, *words, "--local-addr=127.0.0.2", script) as second,
+    ):
+        said = [one.communicate(timeout=30) for one in (first, second)]
+        assert (first.returncode, second.returncode) == (5, 5), said
+    lines = sorted(line.split() for out, _ in said for line in out.splitlines())
+    assert [line[1:3] + line[4:] for line in lines] == [
+        ["0", "2", "0"], ["0", "2", "1"], ["1", "2", "0"], ["1", "2", "1"]
+    ]  # fmt: skip
+    assert {line[3] for line in lines} <= {"127.0.0.1", "127.0.0.2"}
+
+
+def test_launch_without_its_etcd_exits_with_69_and_without_peers_with_75(common: Etcd, tmp_path: Path) -> None:
+    words = ["--nnodes=2", "--rdzv-backend=etcd", "--rdzv-id=alone", "--rdzv-conf=join_timeout=1,lease_ttl=2"]
+    never = launch(tmp_path, *words, f"--rdzv-endpoint=127.0.0.1:{free_port()}", "job.py")
+    assert never.returncode == 69, never.stderr
+    alone = launch(tmp_path, *words, f"--rdzv-endpoint={common.endpoints[0].removeprefix('http://')}", "job.py")
+    assert alone.returncode == 75, alone.stderr
