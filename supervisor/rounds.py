@@ -80,6 +80,7 @@ class Rounds:
             return
         if part is not None:
             part.leave()
+            self._post(plan.name, PeersFound())  # or it will say so: what the old part had lost is no more its business
         part = self._parts[plan.name] = Part(self._plan, plan, attempt, self._post, self._tell)
         self._ending.add(part)
         self._tasks.start_soon(self._take_part, part)

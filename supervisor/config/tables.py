@@ -109,6 +109,17 @@ def _url(text: str) -> str:
 
 
 Url = Annotated[str, AfterValidator(_url), WithJsonSchema(_text(r"https?://.+"))]
+ENDPOINT = r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/:?#@\[\]]+)(:[0-9]{1,5})?/?"
+
+
+def _endpoint(text: str) -> str:
+    found = re.fullmatch(ENDPOINT, text)
+    if found is None or not 0 < int((found[2] or ":1")[1:]) < 65536:
+        raise ValueError(f"{values.shown(text)} is not an endpoint of etcd (write http://host:2379)")
+    return text
+
+
+Endpoint = Annotated[str, AfterValidator(_endpoint), WithJsonSchema(_text(ENDPOINT))]
 Prefix = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]*$")]
 LeaseTtl = Annotated[
     float, PlainValidator(values.lease_ttl), WithJsonSchema({"anyOf": [NonNegative, _text(values.DURATION)]})
@@ -379,7 +390,7 @@ class Rendezvous(Table):
     backend: Backend = key(
         "local", "local: this host alone; static: hosts that are numbered by hand; etcd: hosts that come and go."
     )
-    endpoints: Annotated[list[Url], Field(min_length=1)] = key(
+    endpoints: Annotated[list[Endpoint], Field(min_length=1)] = key(
         ["http://127.0.0.1:2379"], "etcd: where it is, version 3.4 or later; several members, all http or all https."
     )
     prefix: Prefix = key("/rankd", "etcd: how every key begins.")

@@ -55,7 +55,8 @@ class GroupView:
     ``ready`` is what the group is taken for (see ``steady``), ``gang`` that none of its workers is of use alone.
     ``restarts_left`` is None for no limit; ``why`` says how the group came into its phase. ``returned``: what its
     functions have returned (see ``core.returned``). ``learnt``: the limits of sections that are learnt, and why they
-    are what they are (see ``core.learning``). ``failed``: for good.
+    are what they are (see ``core.learning``). ``failed``: for good. ``hosts``: how many make its world; ``cut_off``:
+    why nothing is heard of the others.
     """
 
     name: str
@@ -77,6 +78,8 @@ class GroupView:
     gang: bool = True
     last_failure: FailureView | None = None
     workers: tuple[WorkerView, ...] = ()
+    hosts: int = 1
+    cut_off: str = ""
     returned: Mapping[str, Any] = field(default_factory=dict)
     learnt: Mapping[str, Any] = field(default_factory=dict)
     failed: bool = False

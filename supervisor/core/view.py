@@ -56,6 +56,8 @@ def group_view(group: Group, now: float, standing: Standing | None = None, *, wo
         next=next_words,
         next_at=next_at,
         round=group.world.round if group.world else 0,
+        hosts=group.world.group_world_size if group.world else 0 if group.plan.rendezvous.is_elastic else 1,
+        cut_off=public(group.cut_off),
         gang=group.plan.restart.scope == "group",
         last_failure=None
         if failure is None

@@ -220,7 +220,7 @@ class Member:
             except (StoreAway, LeaseLost) as why:
                 self._note_away(str(why))
                 if clock.now() - began > self._rules.join_for:
-                    self._tell(NoWorld(f"the store has not answered for {self._rules.join_for:g} s: {why}", away=True))
+                    self._tell(self._unanswered(why))
                     return None
                 await asyncio.sleep(LOOK_AGAIN_AFTER)
             else:
@@ -259,6 +259,7 @@ class Member:
     async def _follow(self, tasks: anyio.abc.TaskGroup, lease: int) -> None:
         """Do what there is to do, again and again. Returns when this life, or the whole membership, is over."""
         leading = 0
+        has_stood = False
         until: float | None = None
         while not self._leaving and not self._fenced:
             if self._mirror.revision == 0:
@@ -268,8 +269,9 @@ class Member:
                 await self._report_failure()
                 await self._publish(lease)
                 leader = self._mirror.entries.get(self._keys.leader)
-                if leader is None:
-                    await self._stand(lease)
+                if leader is None or (not has_stood and self._led_before(leader, lease)):
+                    await self._stand(lease, leader)
+                    has_stood = True
                 elif leader.lease == lease and leading != leader.revision:
                     leading = leader.revision
                     tasks.start_soon(lead, self._store, self._keys, self._rules, leader, self._note_odd)
@@ -277,7 +279,10 @@ class Member:
             except StoreAway as why:
                 self._note_away(str(why))
                 self._published = None
-                over, until = False, clock.now() + LOOK_AGAIN_AFTER
+                until = clock.now() + LOOK_AGAIN_AFTER
+                over = not self._me.running and until >= self._me.waiting_since + self._rules.join_for
+                if over:
+                    self._tell(self._unanswered(why))
             except LeaseLost:
                 self._fenced = True
                 return
@@ -341,10 +346,18 @@ class Member:
             await self._store.transact([], [Put(self._keys.host(host.name), written(host), lease)])
             self._published = host
 
-    async def _stand(self, lease: int) -> None:
-        """Become the leader, unless another host is quicker."""
+    def _led_before(self, leader: Entry, lease: int) -> bool:
+        """Whether the leader is an earlier life of this host: then nobody leads until its lease has ended.
+
+        Asked once in a life. Two daemons that believe to be one host would else take it from each other for ever.
+        """
+        return leader.lease != lease and leader.value == self._me.host.name.encode()
+
+    async def _stand(self, lease: int, leader: Entry | None) -> None:
+        """Become the leader after that one, unless another host is quicker."""
         key = self._keys.leader
-        await self._store.transact([Unchanged(key, 0)], [Put(key, self._me.host.name.encode(), lease)])
+        after = Unchanged(key, leader.revision if leader is not None else 0)
+        await self._store.transact([after], [Put(key, self._me.host.name.encode(), lease)])
 
     def _round(self) -> tuple[Entry | None, Round | None]:
         entry = self._mirror.entries.get(self._keys.round)
@@ -377,6 +390,9 @@ class Member:
                 self._tell(WorldEnded(why))
             else:
                 self._tell(WorldEnded(why, round.because or "asked", round.host, round.verdict))
+
+    def _unanswered(self, why: Exception) -> NoWorld:
+        return NoWorld(f"the store has not answered for {self._rules.join_for:g} s: {why}", away=True)
 
     def _note_away(self, why: str) -> None:
         if not self._away:

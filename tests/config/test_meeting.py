@@ -107,6 +107,8 @@ def test_a_group_of_one_host_does_not_meet_anybody(file: Path) -> None:
     ("common", "group", "rest", "said"),
     [
         ('endpoints = ["http://a:1", "https://b:1"]', "", "", "rendezvous.endpoints: has http and https"),
+        ('endpoints = ["http://[::1"]', "", "", 'rendezvous.endpoints[0]: "http://[::1" is not an endpoint'),
+        ('endpoints = ["http://a:70000"]', "", "", 'rendezvous.endpoints[0]: "http://a:70000" is not an endpoint'),
         ("endpoints = []", "", "", "rendezvous.endpoints: must not be empty"),
         ('ca = "f"', "", "", "rendezvous.ca: is for endpoints with https"),
         ('endpoints = ["https://b:1"]\ncert = "f"', "", "", "rendezvous: needs both cert and key"),

@@ -63,7 +63,11 @@ def test_two_hosts_form_a_world_and_a_third_is_let_in(hosts: Hosts) -> None:
     assert {world["restarts"] for world in worlds} == {0}, "a change of hosts is not charged"
     assert first.wait_for("rendezvous.peer_joined")["peer"] == "h3"
     assert len({world["round"] for world in worlds}) == 1
-    assert first.http("/status").json["groups"]["job"]["restarts_left"] == 3
+    told = first.http("/status").json["groups"]["job"]
+    assert (told["restarts_left"], told["hosts"], told["round"], told["cut_off"]) == (3, 3, worlds[0]["round"], "")
+    metrics = first.http("/metrics").text
+    assert f'rankd_rendezvous_round{{group="job"}} {worlds[0]["round"]}.0' in metrics
+    assert 'rankd_rendezvous_seconds_count{group="job"} 2.0' in metrics
 
 
 def test_every_worker_is_told_the_address_and_port_of_rank_0(hosts: Hosts) -> None:
@@ -98,6 +102,32 @@ def test_a_host_that_leaves_politely_is_not_waited_for(hosts: Hosts) -> None:
     assert daemons[2].stop() == 0
     for one in daemons[:2]:
         assert formed(one, 2)["restarts"] == 0
+
+
+def test_a_host_that_starts_anew_before_its_lease_has_ended_takes_its_place_again(hosts: Hosts) -> None:
+    first, second = (hosts.start(name, nodes="2", lease_ttl="30s") for name in "12")
+    for one in (first, second):
+        formed(one, 2)
+    second.signal(signal.SIGKILL)
+    second.process.wait()
+    again = hosts.start("2", nodes="2", lease_ttl="30s")
+    assert formed(again, 2)["round"] == formed(first, 2, count=2)["round"]
+
+
+def test_a_host_that_was_paused_for_longer_than_its_lease_comes_back(hosts: Hosts) -> None:
+    """The others have gone on without it; its old workers are stopped before it has new ones."""
+    daemons = [hosts.start(name) for name in "123"]
+    for one in daemons:
+        formed(one, 3)
+    paused = daemons[0]
+    paused.signal(signal.SIGSTOP)
+    for one in daemons[1:]:
+        formed(one, 2)
+    paused.signal(signal.SIGCONT)
+    paused.wait_for("worker.exited", attempt=0, by="daemon")
+    rounds = {formed(one, 3, count=2)["round"] for one in daemons}
+    assert len(rounds) == 1
+    assert paused.http("/status").json["groups"]["job"]["restarts"] == 0
 
 
 def test_too_few_survivors_wait_and_are_not_ready(hosts: Hosts) -> None:

@@ -137,10 +137,14 @@ class Simulation:
             host.seen_at = self.ledger.revision
 
     def stand(self, name: str) -> None:
-        """Try to become the leader, as far as is known that there is none."""
+        """Try to become the leader, as far as is known that there is none, or only an earlier life of the host."""
         host = self.hosts.get(name)
-        if host and host.leader is None and host.lease in self.ledger.leases:
-            self.ledger.transact([Unchanged(KEYS.leader, 0)], [Put(KEYS.leader, name.encode(), host.lease)])
+        if host is None or host.lease not in self.ledger.leases:
+            return
+        leader = host.leader
+        if leader is None or (leader.value == name.encode() and leader.lease != host.lease):
+            fence = Unchanged(KEYS.leader, leader.revision if leader else 0)
+            self.ledger.transact([fence], [Put(KEYS.leader, name.encode(), host.lease)])
 
     def lead(self, name: str) -> None:
         """One transaction of a leader: of a plan it has begun, or of what it decides on what it knows."""
