@@ -193,6 +193,7 @@ class Part:
                 rules.hosts,
                 rules.join_timeout,
                 rules.last_call_timeout,
+                rules.lease_ttl,
                 0 if self.plan.restart.policy == "never" else self.plan.restart.max_restarts,
             ),
             lease_ttl=rules.lease_ttl,

@@ -30,11 +30,9 @@ def is_shared(turn: Turn) -> bool:
 
 
 def give_up_to_peers(turn: Turn, verdict: restarts.Failed, failure: Failure) -> None:
-    """This host would not restart; whether the job ends is seen when all have agreed: another may have been first."""
-    group = turn.group
+    """This host would not restart. Whether the job ends is seen when all have agreed: another failure may have been
+    first, or it may come of a host that is gone."""
     turn.set(failure=failure)
-    if verdict.gave_up:
-        turn.events.append(events.group_gave_up(turn.now, group.plan.name, group.attempt, verdict.why, failure.reason))
     turn.effects.append(ReportFailure(failure.reason, failure.exit_code or 1, final=not verdict.gave_up))
     stop(turn, Again(0.0, failure.exit_code or 1, failure.reason), failure.reason)
 
@@ -101,8 +99,12 @@ def _job_ended(turn: Turn, ended: JobEnded) -> None:
     turn.events.append(peer_events.rendezvous_ended(turn.now, name, attempt, ended.how, ended.why, ended.exit_code))
     if group.barrier_at is not None:
         turn.events.append(peer_events.exit_barrier_done(turn.now, name, attempt, ended.why, in_time=True))
-    if ended.outcome == "failed" and (group.failure is None or group.failure.reason not in ended.why):
-        turn.set(failure=Failure(turn.now, attempt, -1, ended.why, ended.exit_code))
+    if ended.outcome == "failed":
+        if ended.how == "closed" and restarts.restarts_left(group.plan.restart, group.history, turn.now) == 0:
+            why = restarts.budget_in_words(group.plan.restart)
+            turn.events.append(events.group_gave_up(turn.now, name, attempt, why, ended.why))
+        if group.failure is None or group.failure.reason not in ended.why:
+            turn.set(failure=Failure(turn.now, attempt, -1, ended.why, ended.exit_code))
     match group.phase:
         case Phase.STARTING | Phase.RUNNING:
             stop(turn, verdict, ended.why)

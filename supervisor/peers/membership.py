@@ -389,7 +389,8 @@ class Member:
             if round is None:
                 self._tell(WorldEnded(why))
             else:
-                self._tell(WorldEnded(why, round.because or "asked", round.host, round.verdict))
+                verdict = round.verdict if round.phase == "closed" else None
+                self._tell(WorldEnded(why, round.because or "asked", round.host, verdict))
 
     def _unanswered(self, why: Exception) -> NoWorld:
         return NoWorld(f"the store has not answered for {self._rules.join_for:g} s: {why}", away=True)

@@ -90,8 +90,8 @@ def read_round(value: bytes) -> Round:
         raise Unreadable(f"{round.phase!r} is no phase of a round")
     if round.because not in {"", *get_args(Because)}:
         raise Unreadable(f"{round.because!r} is no reason for a round")
-    if (round.phase == "closed") != (round.verdict is not None):
-        raise Unreadable("a round has a verdict when it is closed, and only then")
+    if round.phase != "open" and (round.phase == "closed") != (round.verdict is not None):
+        raise Unreadable("a round has a verdict when it is closed, and not when it is formed")
     if verdict is not None and verdict.outcome not in {"succeeded", "failed"}:
         raise Unreadable(f"{verdict.outcome!r} is no outcome")
     return round

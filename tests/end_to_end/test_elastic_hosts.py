@@ -31,6 +31,13 @@ if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 time.sleep(1000)
 """
 FAILS = "import os, sys, time; os.environ['RANK'] == '1' and sys.exit(7); time.sleep(1000)"
+LOSES = """
+import os, sys, time
+while os.environ["RANK"] != "0" or not os.path.exists(sys.argv[1]):
+    time.sleep(0.05)
+os.unlink(sys.argv[1])
+sys.exit(1)
+"""
 TAKES_TURNS = "import os, time; time.sleep(0.7 * int(os.environ['RANK']))"
 
 
@@ -93,6 +100,20 @@ def test_survivors_of_a_dead_host_form_anew_within_a_lease_and_a_second(hosts: H
     assert took < TTL + 1 + 2, "two of these seconds are for a busy machine"
     assert daemons[1].wait_for("rendezvous.peer_left")["peer"] == "h1"
     assert not daemons[1].all("worker.failed")
+
+
+def test_a_worker_that_fails_because_a_host_has_died_is_not_charged(hosts: Hosts, tmp_path: Path) -> None:
+    """As collectives do: the peers of a dead host fail long before its lease has ended. No restart is allowed here."""
+    lost = tmp_path / "connection-lost"
+    daemons = [hosts.start(name, python(LOSES, str(lost)), max_restarts=0) for name in "123"]
+    for one in daemons:
+        formed(one, 3)
+    daemons[2].signal(signal.SIGKILL)
+    lost.touch()
+    daemons[0].wait_for("worker.failed", rank=0)
+    for one in daemons[:2]:
+        assert formed(one, 2)["restarts"] == 0
+    assert not daemons[0].all("group.gave_up")
 
 
 def test_a_host_that_leaves_politely_is_not_waited_for(hosts: Hosts) -> None:

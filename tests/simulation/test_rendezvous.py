@@ -85,6 +85,7 @@ class Simulation:
         self.formed: dict[int, Round] = {}
         self.started: dict[int, dict[int, tuple[str, str]]] = {}
         self.failures = 0
+        self.last: Round | None = None
         self.checked = 0
 
     # ---- what may happen
@@ -208,7 +209,7 @@ class Simulation:
             wrote = self.ledger.transact(
                 [Unchanged(KEYS.round, host.round.revision)], [Put(KEYS.round, written(after))]
             )
-            self.failures += isinstance(wrote, Committed) and after.phase == "open"
+            self.failures += isinstance(wrote, Committed) and after.restarts > round.restarts
 
     def succeed(self, name: str) -> None:
         """All workers of a host succeed."""
@@ -261,9 +262,23 @@ class Simulation:
                 host = self.hosts.get(seat.host)
                 if host and host.running and host.life == seat.life:
                     assert host.running.world.round == round.number, f"{seat.host} was seated before it was free"
+        self._check_given_back(self.last, round)
+        self.last = round
         assert round.number in {len(self.formed), len(self.formed) + 1}
         assert round.restarts == self.failures
         assert round.restarts <= self.rules.max_restarts or self.rules.max_restarts < 0
+
+    def _check_given_back(self, last: Round | None, round: Round) -> None:
+        """A failure is taken back only in an open round, and only for another host that has died."""
+        if last is None or last.number != round.number or last.because != "failed" or round.because != "left":
+            return
+        assert last.phase == round.phase == "open"
+        assert round.host != last.host
+        seats = {seat.host: seat.life for seat in self._seats(replace(round, number=round.number - 1))}
+        host = self.hosts.get(round.host)
+        assert host is None or host.life != seats[round.host] or host.lease not in self.ledger.leases
+        self.failures -= last.verdict is None
+        assert round.verdict is None
 
     def _seats(self, round: Round) -> list[Seat]:
         entries = self.ledger.range(f"{KEYS.base}/seats/").entries

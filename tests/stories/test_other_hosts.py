@@ -91,9 +91,9 @@ def test_who_would_give_up_asks_the_others() -> None:
     """Its budget is used up; but another host has been first, and its failure has been charged instead."""
     story = one_of_several(max_restarts=1).tell(
         (5.0, exited(0, code=3), "report failure 3; SIGTERM tree 1#0; timer ladder 35",
-         "worker.exited; worker.failed; group.gave_up; group.stopping"),
+         "worker.exited; worker.failed; group.stopping"),
         (5.1, job_ended("rank 0 exited with code 9 (host h1)", 9), "",
-         "rendezvous.closed exit_code=9"),
+         "rendezvous.closed exit_code=9; group.gave_up"),
         (5.1, gone(0)),
         (5.2, exited(1), "", "worker.exited"),
         (5.2, gone(1), "no timer ladder; leave with 9", "group.failed exit_code=9"),
@@ -124,7 +124,14 @@ def test_the_jobs_failure_keeps_what_is_known_here_of_its_own() -> None:
     assert story.phase_of() is Phase.STARTING
     failure = story.group.failure
     assert failure is not None
-    story.tell((5.2, job_ended(f"{failure.reason} (host h2)", 3), "leave with 3", "rendezvous.closed; group.failed"))
+    story.tell(
+        (
+            5.2,
+            job_ended(f"{failure.reason} (host h2)", 3),
+            "leave with 3",
+            "rendezvous.closed; group.gave_up; group.failed",
+        )
+    )
     assert story.group.failure is failure
     assert story.state.exit_code == 3
 
