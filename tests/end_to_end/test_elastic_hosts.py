@@ -329,3 +329,35 @@ def test_launch_without_its_etcd_exits_with_69_and_without_peers_with_75(common:
     assert never.returncode == 69, never.stderr
     alone = launch(tmp_path, *words, f"--rdzv-endpoint={common.endpoints[0].removeprefix('http://')}", "job.py")
     assert alone.returncode == 75, alone.stderr
+
+
+def test_a_host_that_is_given_more_workers_joins_with_them(hosts: Hosts) -> None:
+    """By a reload: it leaves as what it was and comes back as what it is, and the others form a world with it."""
+    first, second = (hosts.start(name, nodes="2") for name in "12")
+    for one in (first, second):
+        formed(one, 2)
+    file = second.directory / "rankd.toml"
+    file.write_text(file.read_text().replace("workers = 1", "workers = 2"))
+    second.signal(signal.SIGHUP)
+    for one in (first, second):
+        assert formed(one, 2, count=2)["world_size"] == 3
+    assert second.until("/readyz", 200).status == 200
+
+
+def test_one_member_of_etcd_that_dies_is_not_missed(rankd: Start, tmp_path: Path) -> None:
+    etcd = Etcd(tmp_path, members=3)
+    etcd.start()
+    answers(etcd)
+    try:
+        hosts = Hosts(rankd, etcd, "members")
+        daemons = [hosts.start(name, lease_ttl="5s") for name in "12"]
+        for one in daemons:
+            formed(one, 2)
+        etcd.members[0].kill()
+        daemons.append(hosts.start("3", lease_ttl="5s"))
+        for one in daemons:
+            assert formed(one, 3)["restarts"] == 0
+        assert [one.stop() for one in daemons] == [0, 0, 0]
+        assert not any(one.all("rendezvous.peer_left") for one in daemons[:1])
+    finally:
+        etcd.stop()
