@@ -6,7 +6,6 @@ import asyncio
 import gc
 import hashlib
 import os
-import random
 import signal
 import sys
 import traceback
@@ -26,7 +25,7 @@ from supervisor.core import events, groups, health
 from supervisor.core.events import Event, Who, signal_name
 from supervisor.core.groups import Begun, EndRequested, Groups, ReloadRequested
 from supervisor.core.health import Only, Snapshot
-from supervisor.core.messages import ErrorReport, Input, Worker, WorkerExited, WorkerStarted
+from supervisor.core.messages import ErrorReport, Input, ToPeers, Worker, WorkerExited, WorkerStarted
 from supervisor.errors import BUG, AddressUnavailable, RankdError
 from supervisor.host import error_file, signals, systemd
 from supervisor.host.cgroup import limits_without
@@ -37,7 +36,6 @@ from supervisor.host.guardian import Guardian, is_needed
 from supervisor.host.hook import run_command
 from supervisor.host.leaves import contain
 from supervisor.host.output import Output
-from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
 from supervisor.host.probes import Probes
 from supervisor.host.proc import Process
 from supervisor.host.process import Processes, seal_inherited_fds
@@ -54,7 +52,6 @@ from supervisor.plan import (
     attempts_dir,
     group_environment,
     handed_on,
-    single_host_world,
     worker_plan,
     world_environment,
 )
@@ -64,10 +61,12 @@ from supervisor.report.agent import AgentListener
 from supervisor.report.counts import Counts
 from supervisor.runtime import Runtime
 from supervisor.vigils import Vigils
+from supervisor.worlds import Worlds
 
 if TYPE_CHECKING:
     from supervisor.control.server import ControlListener
     from supervisor.report.http import HealthListener
+    from supervisor.rounds import Rounds
 
 ONE_REQUEST = 1.0
 """Seconds within which several signals are one request to stop."""
@@ -145,8 +144,7 @@ class Daemon:
         self._counts = Counts()
         self._audience = Audience(plan, self._counts, lambda: self._runtime.state.groups, self._deliver)
         self._shared: dict[str, tuple[GroupPlan, Mapping[str, str]]] = {}
-        self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
-        self._claims: dict[str, PortClaim] = {}
+        self._worlds = Worlds(self._open_rounds)
         self._state: StateFile | None = None
         self._commands: Commands | None = None
         self._post_record: PostRecord | None = None
@@ -211,31 +209,22 @@ class Daemon:
                 self._containment.give_back()
                 output.close()
                 self._audience.failures.flush()
-                for claim in self._claims.values():
-                    claim.release()
+                self._worlds.keep(())
                 self._notifier.close()
             return self._last_words()
 
     # ---- hands (see runtime.Hands)
 
-    def form_world(self, group: str, attempt: int) -> World | str:
-        """On one host a world is formed at once: all it needs is a port."""
+    def form_world(self, group: str, attempt: int) -> World | str | None:
         plan = self._plan_of(group)
         try:
             self._vigils.prepare(plan)
         except premises.Unusable as error:
             return str(error)
-        claim: PortClaim | PortRefused
-        if group in self._claims and plan.master_port not in (0, self._claims[group].port):
-            self._claims.pop(group).release()  # a reload has named another
-        if group in self._claims:
-            claim = renew(self._claims[group], chance=self._chance)
-        else:
-            claim = claim_port(plan.master_port, chance=self._chance)
-        if isinstance(claim, PortRefused):
-            return f"no MASTER_PORT: {claim.reason}"
-        self._claims[group] = claim
-        return single_host_world(plan, attempt, plan.master_addr, claim.port)
+        return self._worlds.form(plan, attempt)
+
+    def tell_peers(self, group: str, word: ToPeers) -> None:
+        self._worlds.tell_peers(group, word)
 
     def start(self, plan: GroupPlan, workers: Sequence[Worker], world: World, restarts: int) -> None:
         group = plan.name
@@ -272,6 +261,17 @@ class Daemon:
     def _newest_probe(self, group: str) -> Probe | None:
         return self._runtime.state.groups[group].newest_plan.probe
 
+    def _open_rounds(self) -> Rounds:
+        from supervisor.rounds import Rounds, open_etcd  # noqa: PLC0415 - most daemons meet nobody
+
+        return Rounds(
+            self._plan,
+            self._tasks,
+            lambda place: self._load(partial(open_etcd, place)),
+            self._runtime.post,
+            self._tell,
+        )
+
     # ---- the life of the daemon
 
     async def _supervise(self) -> None:
@@ -305,6 +305,7 @@ class Daemon:
     async def _live(self) -> None:
         runtime = self._runtime
         async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
             self._probes = Probes(
                 tasks,
                 self._post,
@@ -325,6 +326,7 @@ class Daemon:
             tasks.start_soon(self._run_hooks)
             await runtime.over.wait()
             if runtime.bug is None:
+                await self._worlds.part(None if self._stop_heard_at is None else FAREWELL)
                 await self._audience.hooks.finish(LAST_HOOKS if self._stop_heard_at is None else FAREWELL)
             self._come_up()  # a job may be over before it was; systemd calls it failed if it never hears READY
             self._ending.set()
@@ -646,8 +648,7 @@ class Daemon:
         self._tell(events.orphan_reaped(clock.now(), str(process)))
 
     def _changed(self, state: Groups) -> None:
-        for gone in self._claims.keys() - state.groups.keys():
-            self._claims.pop(gone).release()
+        self._worlds.keep(state.groups.keys())
         self._vigils.keep(state.groups.keys())
         if self._audience.terminal is not None:
             self._audience.terminal.refresh()

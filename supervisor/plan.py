@@ -220,6 +220,57 @@ class Resources:
         return self.cpus[0] if len(self.cpus) == 1 else self.cpus[local_rank]
 
 
+Backend = Literal["local", "static", "etcd"]
+OnStoreLoss = Literal["keep", "stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class RendezvousRules:
+    """Which hosts make the group's world.
+
+    ``backend`` "local": this one alone; "static": ``hosts`` of them, each with as many workers, of which this is number
+    ``node_rank``; "etcd": from ``min_hosts`` to ``hosts`` of them, as they come and go.
+
+    Timeouts in seconds: of a host for a world, of enough hosts for more, of a host that says nothing until it is taken
+    for dead, of one that has succeeded for the others, and of one that leaves for the store.
+    """
+
+    backend: Backend = "local"
+    hosts: int = 1
+    node_rank: int = 0
+    min_hosts: int = 1
+    join_timeout: float = 600.0
+    last_call_timeout: float = 30.0
+    lease_ttl: float = 5.0
+    exit_barrier_timeout: float = 300.0
+    close_timeout: float = 30.0
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether hosts come and go, and agree in a store on what follows."""
+        return self.backend == "etcd"
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlan:
+    """Where hosts meet: etcd, by URLs. Files by absolute path, empty: none. ``prefix`` begins every key.
+
+    ``addr``: under which other hosts reach this one; empty: the address by which it reaches the store itself.
+    ``on_store_loss``: what becomes of workers when the store has been away for so long that others may take this host
+    for dead.
+    """
+
+    endpoints: tuple[str, ...]
+    prefix: str = "/rankd"
+    addr: str = ""
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    username: str = ""
+    password_file: str = ""
+    on_store_loss: OnStoreLoss = "keep"
+
+
 @dataclass(frozen=True, slots=True)
 class GroupPlan:
     """One worker group as configured.
@@ -259,6 +310,7 @@ class GroupPlan:
     probe: Probe | None = None
     resources: Resources = Resources()
     returns: bool = False
+    rendezvous: RendezvousRules = RendezvousRules()
 
     @property
     def readiness(self) -> frozenset[Source]:
@@ -325,6 +377,7 @@ class DaemonPlan:
     torchelastic_metrics: str = ""
     control: str = ""
     control_users: tuple[int, ...] = ()
+    store: StorePlan | None = None
 
 
 def attempts_dir(daemon: DaemonPlan, group: GroupPlan) -> str:
@@ -380,12 +433,20 @@ def assign_seats(hosts: Sequence[tuple[str, int]]) -> list[Seat]:
 
 def single_host_world(group: GroupPlan, round: int, master_addr: str, master_port: int) -> World:
     """The world of a group that lives on this host alone: every group is a world of its own, ranks from 0."""
-    (seat,) = assign_seats([(group.role, group.workers)])
+    return fixed_world(replace(group, master_addr=master_addr, rendezvous=RendezvousRules()), round, master_port)
+
+
+def fixed_world(group: GroupPlan, round: int, master_port: int) -> World:
+    """The world of as many hosts as the plan says, all like this one; nobody is asked whether they are there."""
+    rules = group.rendezvous
+    seat = assign_seats([(group.role, group.workers)] * rules.hosts)[rules.node_rank]
     return World(
         round=round,
-        master_addr=master_addr,
+        master_addr=group.master_addr,
         master_port=master_port,
         local_world_size=group.workers,
+        group_rank=rules.node_rank,
+        group_world_size=rules.hosts,
         base_rank=seat.base_rank,
         world_size=seat.world_size,
         base_role_rank=seat.base_role_rank,

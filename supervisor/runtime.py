@@ -24,11 +24,15 @@ from supervisor.core.messages import (
     Effect,
     FormWorld,
     Input,
+    LeaveWorld,
+    ReportFailure,
+    ReportSuccess,
     SetTimer,
     SignalWorkers,
     StartWorkers,
     TakeEvidence,
     TimerFired,
+    ToPeers,
     Worker,
     WorldFormed,
     WorldRefused,
@@ -39,8 +43,11 @@ from supervisor.plan import GroupPlan, Reach, World
 class Hands(Protocol):
     """What acts for the groups. Nothing here waits; answers come back through ``Runtime.arrive``."""
 
-    def form_world(self, group: str, attempt: int) -> World | str:
-        """The world of that attempt, or why there is none."""
+    def form_world(self, group: str, attempt: int) -> World | str | None:
+        """The world of that attempt, or why there is none; None: an answer will come."""
+
+    def tell_peers(self, group: str, word: ToPeers) -> None:
+        """Tell the other hosts of an elastic group."""
 
     def start(self, plan: GroupPlan, workers: Sequence[Worker], world: World, restarts: int) -> None:
         """Start these workers of the group by that plan of it, one after the other, as soon as may be."""
@@ -147,9 +154,10 @@ class Runtime:
         match effect:
             case FormWorld(attempt):
                 world = self._hands.form_world(group, attempt)
-                self.post(
-                    group, WorldRefused(attempt, world) if isinstance(world, str) else WorldFormed(attempt, world)
-                )
+                if isinstance(world, str):
+                    self.post(group, WorldRefused(attempt, world))
+                elif world is not None:
+                    self.post(group, WorldFormed(attempt, world))
             case StartWorkers(workers, world, restarts, plan):
                 self._hands.start(plan, workers, world, restarts)
             case AbandonStarts():
@@ -158,6 +166,8 @@ class Runtime:
                 self._hands.signal(group, workers, signal, reach)
             case TakeEvidence(worker, reason):
                 self._hands.take_evidence(group, worker, reason)
+            case ReportFailure() | ReportSuccess() | LeaveWorld():
+                self._hands.tell_peers(group, effect)
             case _:
                 assert_never(effect)
 
@@ -197,4 +207,5 @@ class Runtime:
 
 def _outline(state: Groups) -> tuple[object, ...]:
     """What has to differ for anybody outside to see a difference between events."""
-    return (state.stage, state.drained_by, *((group.phase, group.ready_at) for group in state.groups.values()))
+    groups = state.groups.values()
+    return (state.stage, state.drained_by, *((group.phase, group.ready_at, group.cut_off) for group in groups))

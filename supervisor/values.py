@@ -312,6 +312,26 @@ def ports(value: object) -> range:
     raise ValueError(f'{shown(value)} is not a range of ports (allowed: "8001-8016", "8001", from 1 to 65535)')
 
 
+def lease_ttl(value: object) -> float:
+    """Seconds of a lease: whole ones, because etcd counts in them."""
+    seconds = duration(value)
+    if not 2 <= seconds <= 3600 or seconds != int(seconds):
+        raise ValueError(f"{shown(value)} is not a lease (allowed: whole seconds, from 2s to 1h)")
+    return seconds
+
+
+NODES = r"[0-9]{1,5}(:[0-9]{1,5})?"
+
+
+def nodes(value: object) -> tuple[int, int]:
+    """The least and the largest number of hosts: ``4``, ``"4"`` or ``"2:4"``."""
+    text = str(value) if is_number(value) else value
+    least, _, most = text.partition(":") if isinstance(text, str) and re.fullmatch(NODES, text) else ("0", "", "")
+    if not 0 < int(least) <= int(most or least):
+        raise ValueError(f"{shown(value)} is not a number of hosts (allowed: N, or MIN:MAX with 0 < MIN <= MAX)")
+    return int(least), int(most or least)
+
+
 def umask(value: object) -> int:
     """A file mode mask, from its octal digits as text: ``0022``."""
     if isinstance(value, str) and re.fullmatch(UMASK, value):

@@ -20,7 +20,7 @@ from supervisor.agent.spec import MASTER_ADDR, WorkerSpec
 from supervisor.core import groups
 from supervisor.core.events import Event
 from supervisor.core.groups import Begun, EndRequested
-from supervisor.core.messages import EvidenceTaken, Worker
+from supervisor.core.messages import EvidenceTaken, ToPeers, Worker
 from supervisor.core.state import Group
 from supervisor.errors import SupervisorBug
 from supervisor.host.console import Console
@@ -117,6 +117,9 @@ class Supervision:
             return f"no MASTER_PORT: {claim.reason}"
         self._claim = claim
         return single_host_world(self._group, attempt, addr, claim.port)
+
+    def tell_peers(self, group: str, word: ToPeers) -> None:
+        raise AssertionError(f"the workers of {group} are of one host, so there is nobody to be told {word}")
 
     def start(self, plan: GroupPlan, workers: Sequence[Worker], world: World, restarts: int) -> None:
         shared = self._shared | world_environment(world)

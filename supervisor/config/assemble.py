@@ -11,7 +11,7 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 from supervisor import values
-from supervisor.config import control, defaults, files, probes, programs, relations
+from supervisor.config import control, defaults, files, meeting, probes, programs, relations
 from supervisor.config.mistakes import Mistakes
 from supervisor.config.places import Path
 from supervisor.host import names
@@ -39,6 +39,9 @@ from supervisor.plan import (
 if TYPE_CHECKING:
     from supervisor.config import tables
 
+LOOPBACK = "127.0.0.1"
+"""MASTER_ADDR of a world on one host."""
+
 ENDLESS_PAUSE = 1.0
 """Seconds before the first restart when there is no limit to them: an endless loop needs a pause."""
 
@@ -64,7 +67,9 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
         run_id=daemon.run_id or defaults.run_id(),
         state_dir=state_dir,
         runtime_dir=runtime_dir,
-        groups={name: _group(name, group, folder, state_dir, environ, mistakes) for name, group in file.groups.items()},
+        groups={
+            name: _group(name, group, file, folder, state_dir, environ, mistakes) for name, group in file.groups.items()
+        },
         when_done=daemon.when_done,
         drain_delay=daemon.drain_delay,
         log_level=file.log.level,
@@ -77,6 +82,7 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
         agent_check=file.health.agent_check or "",
         control=control.socket(file.control, runtime_dir, mistakes),
         control_users=control.users(file.control, mistakes),
+        store=meeting.store(file.rendezvous, folder, mistakes),
         state_dir_is_common=daemon.state_dir is None and not defaults.names_state_dir(environ),
     )
 
@@ -87,8 +93,9 @@ def _place(given: str, state_dir: str) -> str:
 
 
 def _group(
-    name: str, group: tables.Group, folder: str, state_dir: str, environ: Mapping[str, str], mistakes: Mistakes
-) -> GroupPlan:
+    name: str, group: tables.Group, file: tables.File, folder: str, state_dir: str, environ: Mapping[str, str],
+    mistakes: Mistakes,
+) -> GroupPlan:  # fmt: skip
     workers = _workers(name, group, environ, mistakes)
     _check_enough_ports(name, group, workers, mistakes)
     env = _env(name, group, folder, mistakes)
@@ -110,7 +117,8 @@ def _group(
         ready_after=group.ready_after,
         unready_after=group.unready_after,
         virtual_local_rank=group.virtual_local_rank,
-        master_port=group.master_port,
+        master_addr=group.rendezvous.master_addr or LOOPBACK,
+        master_port=group.rendezvous.master_port or group.master_port,
         first_port=group.ports.start if group.ports else 0,
         restart=_restart(name, group.restart, workers, mistakes),
         stop=StopRules(_ladder(group.stop), group.stop.scope),
@@ -118,6 +126,7 @@ def _group(
         probe=probes.probe_of(("groups", name, "probe"), group.probe, mistakes),
         resources=_resources(name, group.resources, workers, seen, mistakes),
         returns=group.function is not None,
+        rendezvous=meeting.rules(name, group, file, mistakes),
     )
     probes.check_addresses(("groups", name, "probe"), plan, environ, mistakes)
     return plan

@@ -13,7 +13,19 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from supervisor import values
-from supervisor.plan import Binding, Condition, Format, Limit, Policy, Reach, Scope, Streams, WhenFull
+from supervisor.plan import (
+    Backend,
+    Binding,
+    Condition,
+    Format,
+    Limit,
+    OnStoreLoss,
+    Policy,
+    Reach,
+    Scope,
+    Streams,
+    WhenFull,
+)
 from supervisor.report.listen import parse_address
 
 
@@ -70,6 +82,11 @@ AtATime = Annotated[
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, _text(values.SHARE)]}),
 ]
 Ports = Annotated[range, PlainValidator(values.ports), WithJsonSchema(_text(values.PORTS))]
+Nodes = Annotated[
+    tuple[int, int],
+    PlainValidator(values.nodes),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, _text(values.NODES)]}),
+]
 Umask = Annotated[int, PlainValidator(values.umask), WithJsonSchema(_text(values.UMASK))]
 Account = Annotated[
     str,
@@ -97,6 +114,21 @@ def _url(text: str) -> str:
 
 
 Url = Annotated[str, AfterValidator(_url), WithJsonSchema(_text(r"https?://.+"))]
+ENDPOINT = r"https?://(\[[0-9A-Fa-f:.]+\]|[^\s/:?#@\[\]]+)(:[0-9]{1,5})?/?"
+
+
+def _endpoint(text: str) -> str:
+    found = re.fullmatch(ENDPOINT, text)
+    if found is None or not 0 < int((found[2] or ":1")[1:]) < 65536:
+        raise ValueError(f"{values.shown(text)} is not an endpoint of etcd (write http://host:2379)")
+    return text
+
+
+Endpoint = Annotated[str, AfterValidator(_endpoint), WithJsonSchema(_text(ENDPOINT))]
+Prefix = Annotated[str, Field(pattern=r"^/[A-Za-z0-9_./-]*$")]
+LeaseTtl = Annotated[
+    float, PlainValidator(values.lease_ttl), WithJsonSchema({"anyOf": [NonNegative, _text(values.DURATION)]})
+]
 SUBJECTS = "daemon|health|control|group|worker|timer|rendezvous|exit_barrier"
 EVENT_PATTERN = rf"\*|({SUBJECTS})\.(\*|[a-z_]+)"
 
@@ -370,6 +402,43 @@ class Resources(Table):
     rlimits: Rlimits = key({})
 
 
+class Rendezvous(Table):
+    """How the hosts of a world find each other."""
+
+    backend: Backend = key(
+        "local", "local: this host alone; static: hosts that are numbered by hand; etcd: hosts that come and go."
+    )
+    endpoints: Annotated[list[Endpoint], Field(min_length=1)] = key(
+        ["http://127.0.0.1:2379"], "etcd: where it is, version 3.4 or later; several members, all http or all https."
+    )
+    prefix: Prefix = key("/rankd", "etcd: how every key begins.")
+    addr: String = key(
+        "", "etcd: where other hosts reach this one; empty: the address by which it reaches etcd itself."
+    )
+    ca: String = key("", "etcd: who has signed its certificate, a file; empty: whom the system trusts.")
+    cert: String = key("", "etcd: our certificate, a file.")
+    key_: String = Field(default="", alias="key", description="etcd: its private key, a file.")
+    username: String = key("", "etcd: whom to log in as.")
+    password_file: String = key("", "etcd: a file with the password.")
+    on_store_loss: OnStoreLoss = key(
+        "keep", "etcd is away for longer than lease_ttl: keep the workers, with no new rounds, or stop them."
+    )
+
+
+class GroupRendezvous(Table):
+    """Which hosts make the group's world."""
+
+    nodes: Nodes = key("1", "How many hosts: N, or MIN:MAX with etcd.")
+    node_rank: Annotated[int, Field(ge=0)] = key(0, "static: this host's number, from 0.")
+    master_addr: String = key("", "static: the address of host 0. MASTER_ADDR.")
+    master_port: Port = key(0, "static: a port that is free on host 0. MASTER_PORT.")
+    join_timeout: Duration = key("600s", "etcd: how long a host waits for MIN hosts.")
+    last_call_timeout: Duration = key("30s", "etcd: how long MIN hosts wait for more, up to MAX.")
+    lease_ttl: LeaseTtl = key("5s", "etcd: a host that is not heard of for so long is taken for dead.")
+    exit_barrier_timeout: Duration = key("300s", "etcd: how long a host that has succeeded waits for the others.")
+    close_timeout: Duration = key("30s", "etcd: how long a host tries to take leave of the others.")
+
+
 class Group(Table):
     """One group of ranked workers."""
 
@@ -415,6 +484,7 @@ class Group(Table):
     probe: Probe = key({})
     logs: Logs = key({})
     resources: Resources = key({})
+    rendezvous: GroupRendezvous = key({})
 
 
 class Hook(Table):
@@ -442,5 +512,6 @@ class File(Table):
     log: Log = key({})
     health: Health = key({})
     control: Control = key({})
+    rendezvous: Rendezvous = key({})
     hooks: dict[str, Hook] = key({}, "Who is handed records as they are told, by name.")
     groups: dict[str, Group] = key({}, "The groups of workers, by name.")

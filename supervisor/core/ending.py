@@ -7,7 +7,8 @@ from typing import assert_never
 
 from supervisor.core import events, restarts
 from supervisor.core.events import By
-from supervisor.core.messages import CancelTimer, ExitStatus, Worker, WorkerExited, WorkerNotStarted
+from supervisor.core.messages import CancelTimer, ExitStatus, ReportFailure, Worker, WorkerExited, WorkerNotStarted
+from supervisor.core.sharing import give_up_to_peers, is_shared, wait_at_barrier
 from supervisor.core.starting import resume_rank, settle_start
 from supervisor.core.state import Again, Condemned, Ended, Failure, Group, Phase, Slot, Verdict
 from supervisor.core.stopping import halt, settle_stop, stop
@@ -102,6 +103,9 @@ def _ended_well(turn: Turn) -> None:
     """One worker is done. What follows when all are is decided when the last is gone: see ``worker_gone``."""
     group = turn.group
     turn.set(well=group.well + 1)
+    if is_shared(turn):
+        settle_start(turn)  # ready as it is, until it is known how the other hosts have fared
+        return
     if not group.ready and not any(slot.status is None for slot in group.live.values()):
         turn.set(ready_at=None, why="no worker runs any more")
     settle_start(turn)
@@ -174,12 +178,19 @@ def _others_serve(group: Group, rank: int) -> bool:
 def attempt_ended(turn: Turn, end: restarts.End, cause: str, failure: Failure, *, healthy_for: float = 0.0) -> None:
     """The attempt as a whole has failed, or has come to its end."""
     verdict = _decide(turn, end, failure, healthy_for, turn.group.history)
+    shared = is_shared(turn)
     match verdict:
+        case restarts.Succeeded() if shared:
+            wait_at_barrier(turn)
         case restarts.Succeeded():
             turn.finish(Verdict("succeeded", 0, failure.reason))
         case restarts.Restart(pause):
+            if shared:
+                turn.effects.append(ReportFailure(failure.reason, failure.exit_code or 1))
             _restart(turn, verdict, end, cause, failure)
             stop(turn, Again(pause, failure.exit_code, failure.reason), failure.reason)
+        case restarts.Failed() if shared:
+            give_up_to_peers(turn, verdict, failure)
         case restarts.Failed():
             _give_up(turn, verdict, failure)
         case _:

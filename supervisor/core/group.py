@@ -33,6 +33,9 @@ from supervisor.core.messages import (
     DependencyLost,
     EvidenceTaken,
     Input,
+    JobEnded,
+    PeersFound,
+    PeersLost,
     PlanChanged,
     RunRequested,
     StartRequested,
@@ -49,11 +52,13 @@ from supervisor.core.messages import (
     WorkerStarted,
     WorkerUnready,
     WorldFormed,
+    WorldLost,
     WorldRefused,
 )
 from supervisor.core.replanning import plan_changed
 from supervisor.core.rolling import roll_on
 from supervisor.core.running import run_requested
+from supervisor.core.sharing import barrier_over, peers_told
 from supervisor.core.starting import begin_attempt, start_all, start_one, start_requested, worker_started
 from supervisor.core.state import Failure, Group, Outcome, Phase, Verdict
 from supervisor.core.stopping import climb_strays, climb_to, leave_unkillable, stop_requested, strays_found
@@ -63,6 +68,15 @@ from supervisor.core.turn import Turn
 def step(group: Group, input: Input, now: float) -> Outcome:
     """What follows from one input at the instant ``now``. Never raises for an input that does not apply."""
     turn = Turn(group, now)
+    _take(turn, input)
+    if turn.group is not group and turn.group.roll is not None:
+        roll_on(turn)
+        settle_run(turn)
+    return Outcome(turn.group, tuple(turn.effects), tuple(turn.events))
+
+
+def _take(turn: Turn, input: Input) -> None:
+    group = turn.group
     match input:
         case StartRequested():
             start_requested(turn)
@@ -75,12 +89,14 @@ def step(group: Group, input: Input, now: float) -> Outcome:
             stop_requested(turn, reason, hurry, by)
         case PlanChanged():
             plan_changed(turn, input)
-        case WorldFormed(attempt, world):
+        case WorldFormed(attempt, world, restarts):
             if group.phase is Phase.STARTING and attempt == group.attempt and group.world is None:
-                start_all(turn, world)
+                start_all(turn, world, restarts)
         case WorldRefused(attempt, reason):
             if group.phase is Phase.STARTING and attempt == group.attempt and group.world is None:
-                attempt_ended(turn, "transient", "start", Failure(now, attempt, -1, reason, START_FAILED))
+                attempt_ended(turn, "transient", "start", Failure(turn.now, attempt, -1, reason, START_FAILED))
+        case WorldLost() | JobEnded() | PeersLost() | PeersFound():
+            peers_told(turn, input)
         case WorkerStarted(worker, pid):
             worker_started(turn, worker, pid)
         case WorkerReady(worker, source):
@@ -107,10 +123,6 @@ def step(group: Group, input: Input, now: float) -> Outcome:
             timer_fired(turn, name, at)
         case _:
             assert_never(input)
-    if turn.group is not group and turn.group.roll is not None:
-        roll_on(turn)
-        settle_run(turn)
-    return Outcome(turn.group, tuple(turn.effects), tuple(turn.events))
 
 
 def timer_fired(turn: Turn, name: str, at: float) -> None:
@@ -125,6 +137,8 @@ def timer_fired(turn: Turn, name: str, at: float) -> None:
                 climb_to(turn, climb.rung + 1)
             else:
                 leave_unkillable(turn)
+        case ["barrier"] if at == group.barrier_at:
+            barrier_over(turn)
         case ["condemned", text]:
             climb_condemned(turn, _rank(text), at)
         case ["roll"] if group.roll is not None and at == group.roll.settles_at:

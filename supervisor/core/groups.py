@@ -159,7 +159,9 @@ class _Round:
             and after.plan.required
         ):
             self.state = self.state._replace(first_failed=self.state.first_failed or name)
-        return (before.phase, before.ready_at, before.verdict) != (after.phase, after.ready_at, after.verdict)
+        return (before.phase, before.ready_at, before.verdict, before.cut_off) != (
+            after.phase, after.ready_at, after.verdict, after.cut_off
+        )  # fmt: skip
 
 
 def begin(plan: DaemonPlan, seeds: Mapping[str, int], last_attempts: Mapping[str, int], now: float) -> Groups:

@@ -56,7 +56,7 @@ class GroupView:
     ``restarts_left`` is None for no limit; ``why`` says how the group came into its phase. ``returned``: what its
     functions have returned (see ``core.returned``). ``learnt``: the limits of sections that are learnt, and why they
     are what they are (see ``core.learning``). ``failed``: for good. ``stopped_by``: the
-    person who had it stopped.
+    person who had it stopped. ``hosts``: how many make its world; ``cut_off``: why nothing is heard of the others.
     """
 
     name: str
@@ -78,6 +78,8 @@ class GroupView:
     gang: bool = True
     last_failure: FailureView | None = None
     workers: tuple[WorkerView, ...] = ()
+    hosts: int = 1
+    cut_off: str = ""
     returned: Mapping[str, Any] = field(default_factory=dict)
     learnt: Mapping[str, Any] = field(default_factory=dict)
     failed: bool = False

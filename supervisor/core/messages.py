@@ -108,10 +108,14 @@ class PlanChanged:
 
 @dataclass(frozen=True, slots=True)
 class WorldFormed:
-    """The rendezvous asked for by ``FormWorld(attempt)`` has an answer."""
+    """The rendezvous asked for by ``FormWorld(attempt)`` has an answer.
+
+    ``restarts``: how many a job of several hosts has used; None: this group counts its own.
+    """
 
     attempt: int
     world: World
+    restarts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,42 @@ class WorldRefused:
 
     attempt: int
     reason: str
+
+
+Because = Literal["arrived", "left", "failed", "asked"]
+HowItEnded = Literal["closed", "timed_out", "unreachable"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorldLost:
+    """The world of this attempt is no more: ``host`` has arrived, has left, has a worker that failed, or has asked."""
+
+    attempt: int
+    reason: str
+    because: Because = "asked"
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """There will be no further world. ``how`` "closed": all hosts say so; else this one has waited in vain."""
+
+    outcome: Literal["succeeded", "failed"]
+    why: str
+    exit_code: int = 0
+    how: HowItEnded = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class PeersLost:
+    """Nothing is heard of the other hosts any more, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeersFound:
+    """They are heard of again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +303,8 @@ class TimerFired:
 
 Input = (
     StartRequested | RunRequested | DependencyLost | StopRequested | PlanChanged | WorldFormed | WorldRefused
-    | WorkerStarted | WorkerNotStarted | WorkerReady | WorkerUnready | WorkerSilent | EvidenceTaken | WorkerHeld
-    | WorkerLetGo | WorkerExited | StraysFound | WorkerGone | TimerFired
+    | WorldLost | JobEnded | PeersLost | PeersFound | WorkerStarted | WorkerNotStarted | WorkerReady | WorkerUnready
+    | WorkerSilent | EvidenceTaken | WorkerHeld | WorkerLetGo | WorkerExited | StraysFound | WorkerGone | TimerFired
 )  # fmt: skip
 
 
@@ -273,7 +313,10 @@ Input = (
 
 @dataclass(frozen=True, slots=True)
 class FormWorld:
-    """Agree with the other hosts (here: with nobody) who has which ranks; answered by ``WorldFormed/Refused``."""
+    """Agree with the other hosts, if there are any, who has which ranks.
+
+    Answered by ``WorldFormed``, ``WorldRefused`` or ``JobEnded``.
+    """
 
     attempt: int
 
@@ -314,6 +357,28 @@ class TakeEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportFailure:
+    """Tell the other hosts that a worker has failed here; ``final``: no restart can mend it."""
+
+    why: str
+    exit_code: int
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSuccess:
+    """Tell the other hosts that all workers of this one have succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveWorld:
+    """This host takes no further part. With an ``exit_code`` it has failed for good, and so has the job."""
+
+    why: str = ""
+    exit_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SetTimer:
     """Have ``TimerFired(name, at)`` delivered at the instant ``at``; replaces an earlier timer of that name."""
 
@@ -328,4 +393,7 @@ class CancelTimer:
     name: str
 
 
-Effect = FormWorld | StartWorkers | AbandonStarts | SignalWorkers | TakeEvidence | SetTimer | CancelTimer
+ToPeers = ReportFailure | ReportSuccess | LeaveWorld
+"""What is for the other hosts of an elastic group to know."""
+
+Effect = FormWorld | StartWorkers | AbandonStarts | SignalWorkers | TakeEvidence | ToPeers | SetTimer | CancelTimer

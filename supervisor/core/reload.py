@@ -36,6 +36,9 @@ _TABLES = {
     "daemon.torchelastic_metrics": "log.torchelastic_metrics",
     "daemon.control": "control.socket",
     "daemon.control_users": "control.allow_users",
+    "daemon.store": "rendezvous",
+    "rendezvous.hosts": "rendezvous.nodes",
+    "rendezvous.min_hosts": "rendezvous.nodes",
     "daemon.state_dir_is_common": "daemon.state_dir",
     "resources.cpus": "resources.cpu_affinity",
 }

@@ -13,6 +13,10 @@ this was decided: so what was meant for one round cannot land in the next, and t
 leader decides only on what it has read since it became one and since it last wrote: nobody else plans seats, so then it
 knows them all.
 
+A worker that fails may be the first that is heard of a host that has died: its peers lose their connections before its
+lease ends. So a failure is charged as it is told, and given back if a host of that round turns out to be gone; and the
+job is not closed for one before it is seen that the others are still there.
+
 A host's workers run in a round from the moment it reads a formed round and its own seat in it until the host says
 itself free for a later one. It is not given another seat before that.
 """
@@ -23,6 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
+from supervisor.core.messages import Because
 from supervisor.plan import World, assign_seats
 
 
@@ -39,6 +44,9 @@ class Verdict:
 class Round:
     """The one record that all hosts follow. ``why`` says what this round is for, or why it was closed.
 
+    ``because`` is that in one word, and ``host`` who has arrived, left, failed or asked for it; both empty otherwise.
+    An open round that has a verdict is closed with it unless a host of the last round is gone.
+
     ``restarts`` counts those that the whole job has used. From ``hosts`` on it is about the world once formed.
     """
 
@@ -51,6 +59,8 @@ class Round:
     master_addr: str = ""
     master_port: int = 0
     verdict: Verdict | None = None
+    because: Because | Literal[""] = ""
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +99,20 @@ class Seat:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """A worker of ``host`` has failed; ``final``: the job with it, whatever its budget."""
+
+    host: str
+    why: str
+    exit_code: int
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """How many hosts, and the longest waits: ``join_for`` of a host for a world, ``last_call_for`` of enough for more.
 
+    ``lease_for``: seconds after which a host that is dead is known to be.
     A job that restarts more often than ``max_restarts`` has failed; -1: it never has.
     """
 
@@ -99,6 +120,7 @@ class Rules:
     max_hosts: int
     join_for: float = 600.0
     last_call_for: float = 30.0
+    lease_for: float = 5.0
     max_restarts: int = 3
 
 
@@ -139,7 +161,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a leader has to remember: since when the round ``number`` has had enough hosts."""
+    """What a leader has to remember: since when the round ``number`` has had enough hosts, or a verdict."""
 
     number: int = 0
     enough_at: float | None = None
@@ -156,6 +178,10 @@ def preside(table: Table, rules: Rules, call: Call, now: float) -> tuple[Call, T
         case "formed":
             return Call(), _look_after(round, table, rules)
         case "open":
+            if round.because == "failed" and (gone := _gone(table, round)):
+                return call, Turn(_given_back(round, gone))
+            if round.verdict is not None:
+                return _doubt(round, round.verdict, table, rules, call, now)
             return _gather(round, table, rules, call, now)
         case _:
             assert_never(round.phase)
@@ -169,17 +195,51 @@ def _look_after(round: Round, table: Table, rules: Rules) -> Turn | Wait:
     for seat in sorted(running, key=lambda seat: seat.group_rank):
         host = table.hosts.get(seat.host)
         if host is None:
-            return Turn(opened(round, f"host {seat.host} has left"))
+            return Turn(opened(round, f"host {seat.host} has left", "left", seat.host))
         if host.life != seat.life:
-            return Turn(opened(round, f"rankd has started anew on host {seat.host}"))
+            return Turn(opened(round, f"rankd has started anew on host {seat.host}", "left", seat.host))
         if host.free_from > round.number:
-            return Turn(opened(round, f"host {seat.host} asks for another round"))
+            return Turn(opened(round, f"host {seat.host} asks for another round", "asked", seat.host))
     if len(running) == len(seats) < rules.max_hosts:
         here = {seat.host for seat in seats}
         arrived = sorted(name for name in table.hosts if name not in here and _is_ready(table, name, round))
         if arrived:
-            return Turn(opened(round, f"host {arrived[0]} has arrived"))
+            return Turn(opened(round, f"host {arrived[0]} has arrived", "arrived", arrived[0]))
     return Wait()
+
+
+def _gone(table: Table, round: Round) -> str:
+    """A host of the last round that is not there any more, other than the one whose worker has failed; or ""."""
+    seats = [seat for seat in table.seats.values() if seat.round == round.number - 1 and not seat.succeeded]
+    for seat in sorted(seats, key=lambda seat: seat.group_rank):
+        if seat.host != round.host and not _seated(table, seat.host):
+            return seat.host
+    return ""
+
+
+def _given_back(round: Round, gone: str) -> Round:
+    """The same round, opened for a host that is gone instead of a failure. One with a verdict was not charged."""
+    charged = round.verdict is None
+    return Round(
+        round.number, "open", f"host {gone} has left", round.restarts - charged, because="left", host=gone
+    )  # fmt: skip
+
+
+def _members(table: Table, round: Round) -> set[str]:
+    """Who has a seat in the last round, or in this one, and is there."""
+    return {name for name in table.hosts if _seated(table, name) and table.seats[name].round >= round.number - 1}
+
+
+def _doubt(
+    round: Round, verdict: Verdict, table: Table, rules: Rules, call: Call, now: float
+) -> tuple[Call, Turn | Wait]:
+    """Close the round with its verdict, once all of the last round have been heard of, or would have been."""
+    since = call.enough_at if call.number == round.number and call.enough_at is not None else now
+    over_at = since + rules.lease_for + 1.0
+    heard_of = all(_is_ready(table, name, round) for name in _members(table, round))
+    if heard_of or now >= over_at:
+        return Call(), Turn(closed(round, verdict))
+    return Call(round.number, since), Wait(over_at)
 
 
 def _gather(round: Round, table: Table, rules: Rules, call: Call, now: float) -> tuple[Call, Form | Wait]:
@@ -189,16 +249,14 @@ def _gather(round: Round, table: Table, rules: Rules, call: Call, now: float) ->
     anybody else only if without strangers there would not be enough. Both end with the last call.
     """
     ready = {name for name in table.hosts if _is_ready(table, name, round)}
-    members = {
-        name
-        for name, host in table.hosts.items()
-        if (seat := table.seats.get(name)) and seat.life == host.life and seat.round >= round.number - 1
-    }
+    members = _members(table, round)
     if len(ready) < rules.min_hosts:
         return Call(round.number), Wait()
     enough_at = call.enough_at if call.number == round.number and call.enough_at is not None else now
     complete = members <= ready and (len(ready) >= rules.max_hosts or len(members) >= rules.min_hosts)
     over_at = enough_at + rules.last_call_for
+    if round.because == "failed" and not members <= ready:
+        over_at = max(over_at, enough_at + rules.lease_for + 1.0)
     if not complete and now < over_at:
         return Call(round.number, enough_at), Wait(over_at)
     by_claim = sorted(ready, key=lambda name: (name not in members, table.hosts[name].arrived, name))
@@ -245,10 +303,10 @@ def _is_ready(table: Table, name: str, round: Round) -> bool:
 # ---- what any host may write
 
 
-def opened(round: Round, why: str, *, restarts: int = 0) -> Round:
+def opened(round: Round, why: str, because: Because, host: str, *, restarts: int = 0) -> Round:
     """The round after a formed one. A change of hosts uses no restart."""
     assert round.phase == "formed", "an open round is not followed by another: see the head of this file"
-    return Round(round.number + 1, "open", why, round.restarts + restarts)
+    return Round(round.number + 1, "open", why, round.restarts + restarts, because=because, host=host)
 
 
 def closed(round: Round, verdict: Verdict) -> Round:
@@ -256,14 +314,17 @@ def closed(round: Round, verdict: Verdict) -> Round:
     return replace(round, phase="closed", why=verdict.why, verdict=verdict)
 
 
-def failed(round: Round, rules: Rules, why: str, exit_code: int) -> Round:
+def failed(round: Round, rules: Rules, failure: Failed) -> Round:
     """What follows when a worker has failed in a formed round: the next round, or the job's end.
 
     Written under the condition that the round is unchanged: so of several failures in a round one is counted.
     """
+    verdict = Verdict("failed", failure.why, failure.exit_code)
+    if failure.final:
+        return closed(round, verdict)
     if 0 <= rules.max_restarts <= round.restarts:
-        return closed(round, Verdict("failed", why, exit_code))
-    return opened(round, why, restarts=1)
+        return replace(opened(round, failure.why, "failed", failure.host), verdict=verdict)
+    return opened(round, failure.why, "failed", failure.host, restarts=1)
 
 
 # ---- what a host does

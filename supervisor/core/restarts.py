@@ -81,7 +81,7 @@ def decide(
         in_a_row=0 if recovered else history.in_a_row,
     )
     if restarts_left(rules, history, now) == 0:
-        return Failed(_budget_in_words(rules), gave_up=True)
+        return Failed(budget_in_words(rules), gave_up=True)
     backoff = rules.backoff
     if end == "transient":
         backoff = replace(backoff, initial=max(backoff.initial, SHORTAGE_PAUSE))
@@ -129,7 +129,8 @@ def _recent(rules: RestartRules, history: History, now: float) -> tuple[float, .
     return tuple(at for at in history.spent_at if at > now - rules.window)
 
 
-def _budget_in_words(rules: RestartRules) -> str:
+def budget_in_words(rules: RestartRules) -> str:
+    """Why there is no restart left."""
     if rules.max_restarts == 0:
         return "max_restarts is 0"
     times = f"all {rules.max_restarts} restarts are used" if rules.max_restarts > 1 else "the one restart is used"

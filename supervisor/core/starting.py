@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from supervisor.core import events, restarts
+from dataclasses import replace
+
+from supervisor.core import events, peer_events, restarts
 from supervisor.core.messages import FormWorld, SetTimer, StartWorkers, Worker
 from supervisor.core.ranks import Ranks
 from supervisor.core.state import Phase, Readiness, Slot
@@ -28,11 +30,22 @@ def begin_attempt(turn: Turn, why: str) -> None:
         stopped_by="",
     )  # fmt: skip
     turn.events.append(events.group_starting(turn.now, group.plan.name, attempt, group.plan.workers))
+    if group.plan.rendezvous.is_elastic:
+        turn.set(why=f"{why}; waits for the other hosts")
+        turn.events.append(peer_events.rendezvous_joining(turn.now, group.plan.name, attempt))
     turn.effects.append(FormWorld(attempt))
 
 
-def start_all(turn: Turn, world: World) -> None:
+def start_all(turn: Turn, world: World, restarts: int | None = None) -> None:
+    """``restarts``: how many the hosts of the world have used together, if they count together."""
     group = turn.group
+    if restarts is not None:
+        turn.set(history=replace(group.history, used=restarts), why=f"in round {world.round}")
+        group = turn.group
+        took_for = turn.now - group.begun_at
+        turn.events.append(
+            peer_events.rendezvous_formed(turn.now, group.plan.name, group.attempt, world, restarts, took_for)
+        )
     workers = tuple([Worker(rank, group.attempt) for rank in range(group.plan.workers)])
     turn.set(world=world, live=Ranks([Slot(worker, turn.now) for worker in workers]), awaited=len(workers))
     turn.effects.append(StartWorkers(workers, world, group.history.used, group.plan))

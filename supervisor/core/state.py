@@ -15,6 +15,7 @@ from supervisor.core.messages import (
     Effect,
     ExitStatus,
     Input,
+    JobEnded,
     PlanChanged,
     Returned,
     RunRequested,
@@ -26,6 +27,7 @@ from supervisor.core.messages import (
     WorkerGone,
     WorkerNotStarted,
     WorkerStarted,
+    WorldLost,
     WorldRefused,
 )
 from supervisor.core.ranks import Ranks
@@ -41,6 +43,10 @@ class Phase(StrEnum):
     FINISHED = "finished"
 
 
+_STOPS = (
+    WorkerExited, WorkerNotStarted, StopRequested, PlanChanged, RunRequested, WorldLost, JobEnded, TimerFired
+)  # fmt: skip
+
 TRANSITIONS: Mapping[Phase, Mapping[Phase, tuple[type[Input], ...]]] = {
     Phase.WAITING: {
         Phase.STARTING: (StartRequested,),
@@ -49,15 +55,15 @@ TRANSITIONS: Mapping[Phase, Mapping[Phase, tuple[type[Input], ...]]] = {
     Phase.STARTING: {
         Phase.STARTING: (PlanChanged, RunRequested),
         Phase.RUNNING: (WorkerStarted, WorkerNotStarted, PlanChanged),
-        Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, PlanChanged, RunRequested, TimerFired),
+        Phase.STOPPING: _STOPS,
         Phase.BACKING_OFF: (WorldRefused, WorkerNotStarted),
-        Phase.FINISHED: (WorldRefused, WorkerNotStarted, StopRequested),
+        Phase.FINISHED: (WorldRefused, WorkerNotStarted, StopRequested, JobEnded),
     },
     Phase.RUNNING: {
-        Phase.STOPPING: (WorkerExited, WorkerNotStarted, StopRequested, PlanChanged, RunRequested, TimerFired),
+        Phase.STOPPING: _STOPS,
         Phase.BACKING_OFF: (WorkerGone,),
-        Phase.STARTING: (WorkerGone, PlanChanged, RunRequested),
-        Phase.FINISHED: (WorkerGone, WorkerNotStarted, StopRequested),
+        Phase.STARTING: (WorkerGone, PlanChanged, RunRequested, WorldLost),
+        Phase.FINISHED: (WorkerGone, WorkerNotStarted, StopRequested, JobEnded, TimerFired),
     },
     Phase.STOPPING: {
         Phase.BACKING_OFF: (WorkerGone, WorkerNotStarted),
@@ -66,7 +72,7 @@ TRANSITIONS: Mapping[Phase, Mapping[Phase, tuple[type[Input], ...]]] = {
     },
     Phase.BACKING_OFF: {
         Phase.STARTING: (TimerFired, PlanChanged, RunRequested),
-        Phase.FINISHED: (StopRequested,),
+        Phase.FINISHED: (StopRequested, JobEnded),
     },
     Phase.FINISHED: {
         Phase.WAITING: (PlanChanged, RunRequested),
@@ -224,7 +230,8 @@ class Group(NamedTuple):
     to hang in this attempt; what happens to its peers from then on may come of that. ``next_plan``: what it goes by as
     soon as nothing is live that was started by ``plan``. ``roll``: a rolling restart, under way or halted; ``plans``:
     what those ranks run by meanwhile that do not run by ``plan``. ``stopped_by``: the person who has stopped it, or is
-    about to.
+    about to. ``barrier_at``: while it has succeeded and waits for other hosts, until when. ``cut_off``: why nothing is
+    heard of them.
     """
 
     plan: GroupPlan
@@ -257,6 +264,8 @@ class Group(NamedTuple):
     roll: Roll | None = None
     plans: Ranks[GroupPlan] = Ranks()
     stopped_by: str = ""
+    barrier_at: float | None = None
+    cut_off: str = ""
 
     @property
     def is_done(self) -> bool:
@@ -265,8 +274,9 @@ class Group(NamedTuple):
 
     @property
     def is_ready(self) -> bool:
-        """Every rank is ready or has ended well, and at least one is ready."""
-        return self.phase is Phase.RUNNING and self.ready_at is not None
+        """Every rank is ready or has ended well, at least one is ready or waits for other hosts, and these are heard
+        of."""
+        return self.phase is Phase.RUNNING and self.ready_at is not None and not self.cut_off
 
     @property
     def newest_plan(self) -> GroupPlan:

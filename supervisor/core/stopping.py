@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from supervisor.core import events
-from supervisor.core.messages import AbandonStarts, CancelTimer, SetTimer, SignalWorkers, Worker
+from supervisor.core.messages import AbandonStarts, CancelTimer, LeaveWorld, SetTimer, SignalWorkers, Worker
 from supervisor.core.ranks import Ranks
 from supervisor.core.starting import begin_attempt
 from supervisor.core.state import Again, Climb, Failure, Phase, Slot, Verdict
@@ -26,9 +26,11 @@ def stop_requested(turn: Turn, reason: str, hurry: bool, by: str = "") -> None:
             turn.effects.append(CancelTimer("backoff"))
             turn.finish(verdict)
         case Phase.STARTING | Phase.RUNNING:
+            _leave(turn)
             stop(turn, verdict, reason)
         case Phase.STOPPING:
             if isinstance(group.after, Again):
+                _leave(turn)
                 turn.set(after=verdict, why=reason)
         case Phase.FINISHED:
             pass
@@ -39,6 +41,12 @@ def stop_requested(turn: Turn, reason: str, hurry: bool, by: str = "") -> None:
         climb_to(turn, last)
 
 
+def _leave(turn: Turn) -> None:
+    """The other hosts need not wait until it has stopped here."""
+    if turn.group.plan.rendezvous.is_elastic and turn.group.live:
+        turn.effects.append(LeaveWorld())
+
+
 def stop(turn: Turn, after: Again | Verdict, why: str) -> None:
     """End every live worker by the ladder, then do what ``after`` says; at once if none is live."""
     if turn.group.rolls:
@@ -46,6 +54,8 @@ def stop(turn: Turn, after: Again | Verdict, why: str) -> None:
     group = turn.group
     turn.effects.extend([CancelTimer(f"restart:{rank}") for rank in group.pauses])
     turn.effects.extend([CancelTimer(f"strays:{rank}") for rank in group.strays])
+    if group.barrier_at is not None:
+        turn.effects.append(CancelTimer("barrier"))
     condemned = [slot.worker.rank for slot in group.live.values() if slot.condemned is not None]
     turn.effects.extend([CancelTimer(f"condemned:{rank}") for rank in condemned])
     turn.set(pauses=Ranks(), strays=Ranks(), ready=0, ready_at=None, roll=None)

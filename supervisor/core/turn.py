@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 from supervisor.core import events
 from supervisor.core.events import Event, Who
-from supervisor.core.messages import Effect, SignalWorkers, Worker
+from supervisor.core.messages import Effect, LeaveWorld, SignalWorkers, Worker
 from supervisor.core.ranks import Ranks
 from supervisor.core.returned import returned
 from supervisor.core.state import TRANSITIONS, Again, Climb, Group, Phase, Slot, Verdict
@@ -34,8 +34,9 @@ class Turn:
         """Come into another phase. What only the last one waited for is forgotten."""
         assert phase in TRANSITIONS[self.group.phase], f"{self.group.phase} -> {phase}"
         self.group = self.group._replace(
-            phase=phase, since=self.now, why=why, after=after, climb=climb, resume_at=resume_at, **changes
-        )
+            phase=phase, since=self.now, why=why, after=after, climb=climb, resume_at=resume_at, barrier_at=None,
+            **changes,
+        )  # fmt: skip
 
     def slot(self, worker: Worker) -> Slot | None:
         """The live slot of just this start of the worker; None for news from an earlier attempt."""
@@ -62,8 +63,10 @@ class Turn:
     def finish(self, verdict: Verdict) -> None:
         group = self.group
         by = group.stopped_by if verdict.outcome == "stopped" else ""
-        self.enter(Phase.FINISHED, verdict.why, verdict=verdict, stopped_by=by)
+        self.enter(Phase.FINISHED, verdict.why, verdict=verdict, stopped_by=by, cut_off="")
         name = group.plan.name
+        if group.plan.rendezvous.is_elastic:
+            self.effects.append(LeaveWorld(verdict.why, verdict.exit_code))
         match verdict.outcome:
             case "succeeded":
                 self.events.append(

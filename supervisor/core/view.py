@@ -56,10 +56,12 @@ def group_view(
         ready=standing.ready if standing else group.is_ready,
         was_ready=group.was_ready,
         succeeded=group.verdict is not None and group.verdict.outcome == "succeeded",
-        why=public(group.why),
+        why=public(f"cut off from the other hosts: {group.cut_off}" if group.cut_off else group.why),
         next=next_words,
         next_at=next_at,
         round=group.world.round if group.world else 0,
+        hosts=group.world.group_world_size if group.world else 0 if group.plan.rendezvous.is_elastic else 1,
+        cut_off=public(group.cut_off),
         gang=group.plan.restart.scope == "group",
         last_failure=None
         if failure is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 HOSTS = "/etc/hosts"
 
@@ -25,3 +27,24 @@ def node_id() -> str:
     except OSError:
         return name
     return name
+
+
+def address_towards(urls: Sequence[str]) -> str:
+    """The address by which this host reaches the first of these URLs that it has a way to; nothing is sent.
+
+    Raises ``OSError`` when it has a way to none. May take as long as the resolver does.
+    """
+    reasons = []
+    for url in urls:
+        found = urlsplit(url)
+        try:
+            (family, _, _, _, address), *_ = socket.getaddrinfo(
+                found.hostname, found.port or 80, type=socket.SOCK_DGRAM
+            )
+            with socket.socket(family, socket.SOCK_DGRAM) as way:
+                way.connect(address)
+                addr: str = way.getsockname()[0]
+                return addr
+        except OSError as error:
+            reasons.append(f"{url}: {error.strerror}")
+    raise OSError(f"no way to {'; '.join(reasons)}")

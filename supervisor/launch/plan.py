@@ -119,10 +119,11 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
             restart=RestartRules(max_restarts=flags.max_restarts, backoff=Backoff(initial=0.0)),
             stop=StopRules((Rung(int(SIGTERM), float(patience)), Rung(int(SIGKILL), LAST_WAIT))),
             resources=Resources(cpus=cpus),
+            rendezvous=met.rules,
         )
         return DaemonPlan(
             name="rankd",
-            node_id=node_id,
+            node_id=node_id if met.store is None else f"{node_id}_{os.getpid()}",  # torch's too: two on a host are two
             run_id=met.run_id,
             state_dir=places.state_dir,
             runtime_dir=places.state_dir,
@@ -132,6 +133,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
             listen=listen,
             stop_signals=stop_signals,
             as_job=True,
+            store=met.store,
             torchelastic_events="console" if flags.event_log_handler == "console" else "",
         )
 

@@ -1,7 +1,7 @@
-"""Who meets: torchrun's rendezvous flags, as far as one host is concerned.
+"""Who meets: torchrun's rendezvous flags.
 
 A host that is alone has nobody to wait for. So c10d and static differ in this: c10d chooses a run id (where torchrun
-does) and a free port; static says where rank 0 listens.
+does) and a free port; static says where rank 0 listens. Several hosts are numbered by hand (static), or meet in etcd.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from supervisor import values
+from supervisor.launch.elastic import elastic
+from supervisor.plan import RendezvousRules, StorePlan
 
 HERE = "localhost"
 """MASTER_ADDR when nothing else is said. torchrun takes the host's full name, which need not resolve to anything."""
 
 _STATIC_ADDR, _STATIC_PORT = "127.0.0.1", 29500
 
-SEVERAL_HOSTS = "this version runs one host; a job of several hosts still needs torchrun"
-_ETCD = "there is no etcd rendezvous in this version; on one host use --standalone"
-_REFUSED = {"etcd": _ETCD, "etcd-v2": f"etcd's v2 API is gone from etcd 3.6, and {_ETCD}"}
+_C10D = "c10d is torch's own store on one of the hosts, and ends with it; use --rdzv-backend etcd, or static"
+_V2 = "etcd's v2 API is gone from etcd 3.6; use --rdzv-backend etcd, which is version 3"
 
 
 class Meeting(NamedTuple):
@@ -29,23 +30,32 @@ class Meeting(NamedTuple):
     run_id: str
     master_addr: str
     master_port: int
+    rules: RendezvousRules = RendezvousRules()
+    store: StorePlan | None = None
 
 
 def meeting(flags: Namespace, refuse: Callable[[str], None], note: Callable[[str], None]) -> Meeting:
     """What the workers are told of the rendezvous. Whatever cannot be is given to ``refuse``."""
-    most = _hosts(flags.nnodes, refuse)
+    least, most = _hosts(flags.nnodes, refuse)
     for why in _conf_mistakes(flags.rdzv_conf):
         refuse(f"--rdzv-conf: {why}")
     backend = flags.rdzv_backend
     alone = most == 1 and backend == "static" and not flags.rdzv_endpoint and flags.master_port is None
-    if most > 1:
-        refuse(f"--nnodes {flags.nnodes}: {SEVERAL_HOSTS}")
-    elif not flags.standalone and backend in _REFUSED:
-        refuse(f"--rdzv-backend {backend}: {_REFUSED[backend]}")
+    if most > 1 and flags.standalone:
+        refuse(f"--nnodes {flags.nnodes}: --standalone is for one host")
+    elif most > 1 and backend == "c10d":
+        refuse(f"--nnodes {flags.nnodes}: {_C10D}")
+    elif not flags.standalone and backend == "etcd":
+        rules, store = elastic(flags, least, most, refuse, note)
+        return Meeting(_run_id(flags.rdzv_id, refuse), "", 0, rules, store)
+    elif not flags.standalone and backend == "etcd-v2":
+        refuse(f"--rdzv-backend {backend}: {_V2}")
     elif not flags.standalone and backend not in ("static", "c10d"):
-        refuse(f"--rdzv-backend {backend}: a backend from another package needs torch (allowed: c10d, static)")
+        refuse(f"--rdzv-backend {backend}: a backend from another package needs torch (allowed: c10d, etcd, static)")
     elif backend == "static" and not flags.standalone and not alone:
-        return _static(flags, refuse)
+        if least < most:
+            refuse(f"--nnodes {flags.nnodes}: static asks nobody how many have come (allowed: N)")
+        return _static(flags, most, refuse)
     if flags.node_rank:
         note("--node-rank is for --rdzv-backend static with a --master-port, and means nothing here")
     if flags.master_addr is not None or flags.master_port is not None:
@@ -54,7 +64,7 @@ def meeting(flags: Namespace, refuse: Callable[[str], None], note: Callable[[str
     return Meeting(_run_id(flags.rdzv_id if named else "", refuse), flags.local_addr or HERE, 0)
 
 
-def _static(flags: Namespace, refuse: Callable[[str], None]) -> Meeting:
+def _static(flags: Namespace, hosts: int, refuse: Callable[[str], None]) -> Meeting:
     addr, port = flags.master_addr or _STATIC_ADDR, flags.master_port or _STATIC_PORT
     if flags.rdzv_endpoint:
         found = re.fullmatch(r"\s*(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):([0-9]{1,5})\s*", flags.rdzv_endpoint)
@@ -64,19 +74,20 @@ def _static(flags: Namespace, refuse: Callable[[str], None]) -> Meeting:
             addr, port = found[1], int(found[2])
     if not 0 < port < 65536:
         refuse(f"MASTER_PORT {port} is not a port (allowed: 1 to 65535)")
-    if flags.node_rank != 0:
-        refuse(f"--node-rank {flags.node_rank}: of one host there is only number 0")
-    return Meeting(_run_id(flags.rdzv_id, refuse), addr.strip("[]"), port)
+    if not 0 <= flags.node_rank < hosts:
+        numbers = "only number 0" if hosts == 1 else f"number 0 to {hosts - 1}"
+        refuse(f"--node-rank {flags.node_rank}: of {hosts} host{'s' * (hosts > 1)} there is {numbers}")
+    rules = RendezvousRules("static", hosts, flags.node_rank)
+    return Meeting(_run_id(flags.rdzv_id, refuse), addr.strip("[]"), port, rules)
 
 
-def _hosts(nnodes: str, refuse: Callable[[str], None]) -> int:
-    """The most hosts there may be."""
-    found = re.fullmatch(r"\s*([0-9]+)\s*(?::\s*([0-9]+)\s*)?", nnodes)
-    least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-    if not 0 < least <= most:
-        refuse(f"--nnodes {nnodes}: not a number of hosts (allowed: N, or MIN:MAX with 0 < MIN <= MAX)")
-        return 1
-    return most
+def _hosts(nnodes: str, refuse: Callable[[str], None]) -> tuple[int, int]:
+    """How many hosts there are, at least and at most."""
+    try:
+        return values.nodes("".join(nnodes.split()))
+    except ValueError as error:
+        refuse(f"--nnodes {nnodes}: {error}")
+        return 1, 1
 
 
 def _run_id(given: str, refuse: Callable[[str], None]) -> str:
@@ -92,7 +103,7 @@ def _run_id(given: str, refuse: Callable[[str], None]) -> str:
 
 
 def _conf_mistakes(text: str) -> list[str]:
-    """What is wrong in ``key=value,...`` (torch's ``_parse_rendezvous_config``); for one host, nothing else matters."""
+    """What is wrong in ``key=value,...`` (torch's ``_parse_rendezvous_config``), whatever the keys are."""
     mistakes = []
     for pair in text.split(",") if text.strip() else ():
         key, _, value = (part.strip() for part in pair.partition("="))

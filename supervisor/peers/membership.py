@@ -11,7 +11,9 @@ import anyio
 import anyio.abc
 
 from supervisor import clock
+from supervisor.core.messages import Because
 from supervisor.core.rendezvous import (
+    Failed,
     Finish,
     GiveUp,
     Host,
@@ -47,9 +49,15 @@ class WorldCame:
 
 @dataclass(frozen=True, slots=True)
 class WorldEnded:
-    """Stop the workers, and call ``workers_gone`` when the last is gone."""
+    """Stop the workers, and call ``workers_gone`` when the last is gone.
+
+    ``because`` and ``host`` as in a round; with a ``verdict`` no world follows.
+    """
 
     why: str
+    because: Because = "asked"
+    host: str = ""
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +69,10 @@ class JobOver:
 
 @dataclass(frozen=True, slots=True)
 class NoWorld:
-    """None has come in time; the membership has ended."""
+    """None has come in time; the membership has ended. ``away``: the store has not even answered."""
 
     why: str
+    away: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +103,13 @@ class Member:
 
     def __init__(
         self, store: Store, keys: Keys, host: Host, rules: Rules, *, lease_ttl: float,
-        choose_port: Callable[[], int], tell: Callable[[News], None],
+        choose_port: Callable[[], int], tell: Callable[[News], None], stop_when_lost: bool = False,
     ) -> None:  # fmt: skip
-        """``host`` as it is known here; its life and its port are replaced. A port is chosen anew after every round."""
+        """``host`` as it is known here; its life and its port are replaced. A port is chosen anew after every round.
+
+        ``stop_when_lost``: the workers are stopped as soon as others may take this host for dead, and not only when it
+        is known that they have.
+        """
         self._store = store
         self._keys = keys
         self._rules = rules
@@ -108,7 +121,9 @@ class Member:
         self._published: Host | None = None
         self._seat_at = 0
         self._seat_entry: Entry | None = None
-        self._failure: tuple[int, str, int] | None = None
+        self._failure: tuple[int, Failed] | None = None
+        self._stop_when_lost = stop_when_lost
+        self._lapse: asyncio.TimerHandle | None = None
         self._odd: dict[str, str] = {}
         self._succeeded = False
         self._stopping = False
@@ -126,9 +141,19 @@ class Member:
         self._succeeded = self._stopping = False
         self._mirror.touch()
 
-    def workers_failed(self, why: str, exit_code: int) -> None:
-        """A worker has failed: the job is restarted or, with its budget used up, has failed. ``WorldEnded`` follows."""
-        self._failure = self._failure or (self._me.running, why, exit_code)
+    @property
+    def running(self) -> int:
+        """The round whose workers run here or are being stopped; 0: none."""
+        return self._me.running
+
+    def workers_failed(self, why: str, exit_code: int, *, final: bool = False) -> None:
+        """A worker has failed: the job is restarted or, with its budget used up, has failed. ``WorldEnded`` follows.
+
+        ``final``: it has failed whatever its budget is.
+        """
+        failure = Failed(self._me.host.name, why, exit_code, final)
+        if self._failure is None or (final and not self._failure[1].final):
+            self._failure = (self._me.running, failure)
         self._mirror.touch()
 
     def workers_succeeded(self) -> None:
@@ -164,11 +189,14 @@ class Member:
             return False
         self._fenced = False
         self._mirror = Mirror(self._store, self._keys.now)
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._keep_alive, lease)
-            tasks.start_soon(self._mirror.follow)
-            await self._follow(tasks, lease)
-            tasks.cancel_scope.cancel()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._keep_alive, lease)
+                tasks.start_soon(self._mirror.follow)
+                await self._follow(tasks, lease)
+                tasks.cancel_scope.cancel()
+        finally:
+            self._expect_lapse(None)
         if self._fenced:
             return True
         try:
@@ -182,7 +210,9 @@ class Member:
         began = clock.now()
         while not self._leaving:
             try:
+                asked_at = clock.now()
                 lease = await self._store.grant(self._lease_ttl)
+                self._expect_lapse(asked_at + lease.ttl)
                 host = replace(self._me.host, life=f"{lease.id:x}", port=self._choose_port())
                 self._me = Myself(host, waiting_since=clock.now())
                 self._published = None
@@ -190,7 +220,7 @@ class Member:
             except (StoreAway, LeaseLost) as why:
                 self._note_away(str(why))
                 if clock.now() - began > self._rules.join_for:
-                    self._tell(NoWorld(f"the store has not answered for {self._rules.join_for:g} s: {why}"))
+                    self._tell(self._unanswered(why))
                     return None
                 await asyncio.sleep(LOOK_AGAIN_AFTER)
             else:
@@ -201,6 +231,7 @@ class Member:
     async def _keep_alive(self, lease: int) -> None:
         while True:
             await asyncio.sleep(self._lease_ttl / KEEP_ALIVES)
+            asked_at = clock.now()
             try:
                 left = await self._store.keep_alive(lease)
             except StoreAway as why:
@@ -211,10 +242,24 @@ class Member:
                 self._fenced = True
                 self._mirror.touch()
                 return
+            self._expect_lapse(asked_at + left)
+
+    def _expect_lapse(self, at: float | None) -> None:
+        """Unless it is kept alive before, the lease has ended at the instant ``at``; None: there is none to end."""
+        if self._lapse is not None:
+            self._lapse.cancel()
+        self._lapse = None if at is None else asyncio.get_running_loop().call_at(at, self._lapsed)
+
+    def _lapsed(self) -> None:
+        """For all we know others take us for dead; whether they do is seen when the store answers again."""
+        self._note_away(f"the store has not answered for {self._lease_ttl:g} s, as long as the lease of this host")
+        if self._stop_when_lost and self._me.running:
+            self._end_world("the lease of this host may have ended, and others may have taken its place")
 
     async def _follow(self, tasks: anyio.abc.TaskGroup, lease: int) -> None:
         """Do what there is to do, again and again. Returns when this life, or the whole membership, is over."""
         leading = 0
+        has_stood = False
         until: float | None = None
         while not self._leaving and not self._fenced:
             if self._mirror.revision == 0:
@@ -224,8 +269,9 @@ class Member:
                 await self._report_failure()
                 await self._publish(lease)
                 leader = self._mirror.entries.get(self._keys.leader)
-                if leader is None:
-                    await self._stand(lease)
+                if leader is None or (not has_stood and self._led_before(leader, lease)):
+                    await self._stand(lease, leader)
+                    has_stood = True
                 elif leader.lease == lease and leading != leader.revision:
                     leading = leader.revision
                     tasks.start_soon(lead, self._store, self._keys, self._rules, leader, self._note_odd)
@@ -233,7 +279,10 @@ class Member:
             except StoreAway as why:
                 self._note_away(str(why))
                 self._published = None
-                over, until = False, clock.now() + LOOK_AGAIN_AFTER
+                until = clock.now() + LOOK_AGAIN_AFTER
+                over = not self._me.running and until >= self._me.waiting_since + self._rules.join_for
+                if over:
+                    self._tell(self._unanswered(why))
             except LeaseLost:
                 self._fenced = True
                 return
@@ -250,7 +299,7 @@ class Member:
                 self._me = replace(self._me, running=world.round)
                 self._tell(WorldCame(world, round.restarts if round is not None else 0))
             case Stop(why):
-                self._end_world(why)
+                self._end_world(why, round)
             case SayFree(free_from):
                 self._me = Myself(replace(self._me.host, free_from=free_from), waiting_since=clock.now())
                 self._mirror.touch()
@@ -273,9 +322,9 @@ class Member:
         entry, round = self._round()
         if self._failure is None or entry is None or round is None:
             return
-        number, why, exit_code = self._failure
+        number, failure = self._failure
         if round.number == number and round.phase == "formed":
-            after = failed(round, self._rules, why, exit_code)
+            after = failed(round, self._rules, failure)
             await self._store.transact(
                 [Unchanged(self._keys.round, entry.revision)], [Put(self._keys.round, written(after))]
             )
@@ -297,10 +346,18 @@ class Member:
             await self._store.transact([], [Put(self._keys.host(host.name), written(host), lease)])
             self._published = host
 
-    async def _stand(self, lease: int) -> None:
-        """Become the leader, unless another host is quicker."""
+    def _led_before(self, leader: Entry, lease: int) -> bool:
+        """Whether the leader is an earlier life of this host: then nobody leads until its lease has ended.
+
+        Asked once in a life. Two daemons that believe to be one host would else take it from each other for ever.
+        """
+        return leader.lease != lease and leader.value == self._me.host.name.encode()
+
+    async def _stand(self, lease: int, leader: Entry | None) -> None:
+        """Become the leader after that one, unless another host is quicker."""
         key = self._keys.leader
-        await self._store.transact([Unchanged(key, 0)], [Put(key, self._me.host.name.encode(), lease)])
+        after = Unchanged(key, leader.revision if leader is not None else 0)
+        await self._store.transact([after], [Put(key, self._me.host.name.encode(), lease)])
 
     def _round(self) -> tuple[Entry | None, Round | None]:
         entry = self._mirror.entries.get(self._keys.round)
@@ -325,10 +382,18 @@ class Member:
             self._note_odd(self._keys.seat(name), str(why))
             return None
 
-    def _end_world(self, why: str) -> None:
+    def _end_world(self, why: str, round: Round | None = None) -> None:
+        """``round``: the one that comes after ours, if it is for that."""
         if not self._stopping:
             self._stopping = True
-            self._tell(WorldEnded(why))
+            if round is None:
+                self._tell(WorldEnded(why))
+            else:
+                verdict = round.verdict if round.phase == "closed" else None
+                self._tell(WorldEnded(why, round.because or "asked", round.host, verdict))
+
+    def _unanswered(self, why: Exception) -> NoWorld:
+        return NoWorld(f"the store has not answered for {self._rules.join_for:g} s: {why}", away=True)
 
     def _note_away(self, why: str) -> None:
         if not self._away:

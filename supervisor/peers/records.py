@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 from urllib.parse import quote, unquote
 
+from supervisor.core.messages import Because
 from supervisor.core.rendezvous import Form, Host, Round, Seat, Verdict
 from supervisor.peers.store import MAX_OPERATIONS, Delete, Put
 
@@ -87,8 +88,10 @@ def read_round(value: bytes) -> Round:
     round = _record(Round, {**data, "verdict": verdict})
     if round.phase not in {"open", "formed", "closed"}:
         raise Unreadable(f"{round.phase!r} is no phase of a round")
-    if (round.phase == "closed") != (round.verdict is not None):
-        raise Unreadable("a round has a verdict when it is closed, and only then")
+    if round.because not in {"", *get_args(Because)}:
+        raise Unreadable(f"{round.because!r} is no reason for a round")
+    if round.phase != "open" and (round.phase == "closed") != (round.verdict is not None):
+        raise Unreadable("a round has a verdict when it is closed, and not when it is formed")
     if verdict is not None and verdict.outcome not in {"succeeded", "failed"}:
         raise Unreadable(f"{verdict.outcome!r} is no outcome")
     return round

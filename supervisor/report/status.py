@@ -48,6 +48,8 @@ def _group(view: GroupView, now: float) -> dict[str, Any]:
         "stopped_by": view.stopped_by,
         "attempt": view.attempt,
         "round": view.round,
+        "hosts": view.hosts,
+        "cut_off": view.cut_off,
         "restarts": view.restarts,
         "restarts_left": view.restarts_left,
         "last_failure": None if view.last_failure is None else _failure(view.last_failure),

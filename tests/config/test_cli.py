@@ -61,4 +61,4 @@ def test_the_schema_is_printed_as_json(capsys: pytest.CaptureFixture[str]) -> No
     printed = json.loads(capsys.readouterr().out)
     assert printed["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert printed["title"] == "rankd"
-    assert list(printed["properties"]) == ["daemon", "log", "health", "control", "hooks", "groups"]
+    assert list(printed["properties"]) == ["daemon", "log", "health", "control", "rendezvous", "hooks", "groups"]

@@ -66,7 +66,7 @@ def value_at(document: dict[str, Any], key: str) -> Any:
 
 
 def test_the_schema_is_known_well_enough_for_the_tests_below() -> None:
-    assert len(KEYS) == 132
+    assert len(KEYS) == 153
     assert {"daemon.drain_delay", "groups.trainer.restart.backoff.jitter", "groups.trainer.logs.tee"} <= KEYS.keys()
 
 

@@ -23,6 +23,9 @@ from supervisor.core.messages import (
     ExitStatus,
     FormWorld,
     Input,
+    LeaveWorld,
+    ReportFailure,
+    ReportSuccess,
     SetTimer,
     SignalWorkers,
     StartWorkers,
@@ -138,6 +141,8 @@ class Host:
                         tree.signal = signal
             case TakeEvidence(worker):
                 return [Of(group, EvidenceTaken(worker, "/logs/evidence"))]
+            case ReportFailure() | ReportSuccess() | LeaveWorld():
+                raise AssertionError(f"{group} has no peers to be told {effect}")
             case _:
                 assert_never(effect)
         return ()

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from supervisor.core import events
+from supervisor.core import events, peer_events
 from supervisor.core.events import Event, Who, how_it_ended, signal_name
 from supervisor.core.messages import ErrorReport, ExitStatus, Worker, WorkerSilent
 from supervisor.core.reload import Changes, GroupChange
+from supervisor.plan import single_host_world
+from tests.stories.story import job
 
 WHO = Who("trainer", 5, 1, 2)
 SEGFAULT = ExitStatus(None, 11, True, 1024, 0.5, 0.25)
@@ -35,6 +37,8 @@ ARGUMENTS: dict[str, Any] = {
     "evidence": "/logs/trainer/run/attempt_2/evidence_1.txt", "scope": "train.py#31", "away_for": 90.0,
     "limit": 60.0, "left_out": 3, "replaced": 2, "halted": False,
     "silent": WorkerSilent(Worker(1, 2), "heartbeat", "hangs", 9, "section", "step", 60.0),
+    "world": single_host_world(job("trainer", workers=4), 3, "10.0.0.1", 29500), "round": 3, "because": "left",
+    "host": "host-b", "how": "closed", "key": "/rankd/job/trainer/hosts/b", "wait": 300.0, "in_time": True,
     "returned": {"return_values": {"4": [1.5, None]}},
     "path": "/run/rankd/control.sock", "verb": "restart", "user": "root", "uid": 0,
 }  # fmt: skip
@@ -44,8 +48,9 @@ PLACES: dict[str, dict[str, Any]] = {"ready": {"health_changed": False}, "who": 
 
 CONSTRUCTORS = {
     name: function
-    for name, function in inspect.getmembers(events, inspect.isfunction)
-    if function.__module__ == events.__name__ and inspect.signature(function).return_annotation == "Event"
+    for module in (events, peer_events)
+    for name, function in inspect.getmembers(module, inspect.isfunction)
+    if function.__module__ == module.__name__ and inspect.signature(function).return_annotation == "Event"
 }
 
 
@@ -62,14 +67,20 @@ def made(name: str, **given: Any) -> Event:
 def test_an_event_is_named_after_its_constructor_and_can_be_written_as_json(name: str) -> None:
     event = made(name)
     others = dict.fromkeys(("orphan_reaped", "leftovers_killed"), "worker.orphan_killed") | {
-        "worker_silent": "worker.heartbeat_missed", "timer_reported": "timer.expired"
+        "worker_silent": "worker.heartbeat_missed", "timer_reported": "timer.expired",
+        "rendezvous_changed": "rendezvous.peer_left", "rendezvous_ended": "rendezvous.closed",
+        "exit_barrier_waiting": "exit_barrier.waiting", "exit_barrier_done": "exit_barrier.done",
     }  # fmt: skip
     assert event.name == others.get(name, name.replace("_", ".", 1))
     assert event.at == 12.5
     assert event.message
     assert "\n" not in event.message
     assert json.loads(json.dumps(dict(event.fields), allow_nan=False)) == event.fields
-    assert event.group == ("trainer" if name.startswith(("worker", "group", "timer", "control_command")) else None)
+    assert event.group == (
+        "trainer"
+        if name.startswith(("worker", "group", "timer", "rendezvous", "exit_barrier", "control_command"))
+        else None
+    )
 
 
 @pytest.mark.parametrize(

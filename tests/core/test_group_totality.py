@@ -20,6 +20,9 @@ from supervisor.core.messages import (
     EvidenceTaken,
     ExitStatus,
     Input,
+    JobEnded,
+    PeersFound,
+    PeersLost,
     PlanChanged,
     RunRequested,
     StartRequested,
@@ -37,6 +40,7 @@ from supervisor.core.messages import (
     WorkerStarted,
     WorkerUnready,
     WorldFormed,
+    WorldLost,
     WorldRefused,
 )
 from supervisor.core.state import TRANSITIONS, Group, Phase
@@ -44,6 +48,7 @@ from supervisor.plan import (
     Backoff,
     Policy,
     Probe,
+    RendezvousRules,
     RestartRules,
     Rung,
     Scope,
@@ -55,6 +60,7 @@ from tests.stories.story import (
     Story,
     asked_to_roll,
     asked_to_stop,
+    cut_off,
     due,
     exited,
     formed,
@@ -62,6 +68,7 @@ from tests.stories.story import (
     held,
     job,
     killed,
+    met,
     not_started,
     ready,
     refused,
@@ -154,6 +161,13 @@ def paused() -> Story:
     return story
 
 
+def shared(workers: int = 2, restart: RestartRules | None = None) -> Story:
+    """In a world with another host, all workers of which are here run."""
+    rendezvous = RendezvousRules("etcd", 2, min_hosts=1, exit_barrier_timeout=60.0)
+    story = told(Story(job(workers=workers, restart=restart, rendezvous=rendezvous)), up(), met(1))
+    return told(story, *(started(rank) for rank in range(workers)))
+
+
 STATES: dict[str, Callable[[], Story]] = {
     "waiting": lambda: Story(job(workers=2)),
     "starting, no world yet": begun,
@@ -235,6 +249,20 @@ STATES: dict[str, Callable[[], Story]] = {
     "stopping after a pause": lambda: told(paused(), due("backoff"), formed(), started(0), asked_to_stop()),
     "stopped in a pause": lambda: told(paused(), asked_to_stop()),
     "backing off, no world": lambda: told(begun(), refused("no port")),
+    "shared, no world yet": lambda: told(
+        Story(job(workers=2, rendezvous=RendezvousRules("etcd", 2, min_hosts=1))), up()
+    ),
+    "shared, nobody has started": lambda: told(
+        Story(job(workers=2, rendezvous=RendezvousRules("etcd", 2, min_hosts=1))), up(), met(1)
+    ),
+    "shared, running": shared,
+    "shared, running, no restarts": lambda: shared(restart=rules(budget=0)),
+    "shared, cut off": lambda: told(shared(), cut_off("no route")),
+    "shared, stopping before a restart": lambda: told(shared(), exited(0, 1), gone(0)),
+    "shared, stopping, nobody may restart": lambda: told(shared(restart=rules(budget=0)), exited(0, 1), gone(0)),
+    "shared, stopping for good": lambda: told(shared(), asked_to_stop()),
+    "shared, backing off": lambda: told(shared(1, rules(backoff=PAUSED)), exited(0, 1), gone(0)),
+    "shared, at the barrier": lambda: told(shared(1), exited(0), gone(0)),
     "succeeded": lambda: runs(1).ends(1.0, 0),
     "failed": lambda: runs(1, rules(budget=0)).ends(1.0, 0, code=1),
     "stopped": lambda: told(begun(), asked_to_stop()),
@@ -248,8 +276,8 @@ STATES: dict[str, Callable[[], Story]] = {
 TIMERS = (
     "backoff", "ladder", "restart:0", "restart:1", "strays:0", "strays:1", "restart:5", "drain", "", ":", "restart:",
     "restart:x", "strays:x", "strays:", "restart:-1", "restart:0:0", "strays:\u00b2", "restart:" + "9" * 5000,
-    "ladder:0", "backoff:", "strays", "restart", "condemned:0", "condemned:1", "condemned:x", "condemned",
-    "roll", "roll:0",
+    "ladder:0", "backoff:", "barrier", "barrier:",
+    "strays", "restart", "condemned:0", "condemned:1", "condemned:x", "condemned", "roll", "roll:0",
 )  # fmt: skip
 
 
@@ -270,7 +298,14 @@ def inputs(story: Story) -> Iterator[Input]:
         yield PlanChanged(replace(other, workers=size, restart=replace(group.plan.restart, drain=2.0)), restart=True)
     for attempt in range(-1, group.attempt + 2):
         yield WorldFormed(attempt, single_host_world(group.plan, 0, "127.0.0.1", 1))
+        yield WorldFormed(attempt, single_host_world(group.plan, 0, "127.0.0.1", 1), restarts=2)
         yield WorldRefused(attempt, "no port")
+        yield WorldLost(attempt, "host b has left", "left", "b")
+        yield WorldLost(attempt, "rank 1 has failed", "failed", "b")
+    for code in (0, 3):
+        yield JobEnded("failed" if code else "succeeded", "all say so", code)
+    yield PeersLost("no route")
+    yield PeersFound()
     for rank, attempt in product((0, 1, 7, -1, 10**9), range(-1, group.attempt + 2)):
         worker = Worker(rank, attempt)
         yield WorkerStarted(worker, 4711)
@@ -299,6 +334,10 @@ def is_old_news(group: Group, input: Input) -> bool:
     match input:
         case WorldFormed(attempt) | WorldRefused(attempt):
             return attempt != group.attempt or group.world is not None
+        case WorldLost(attempt):
+            return attempt != group.attempt or group.world is None or not group.plan.rendezvous.is_elastic
+        case PeersFound():
+            return not group.cut_off
         case (
             WorkerStarted(worker)
             | WorkerNotStarted(worker)
@@ -320,6 +359,7 @@ def is_old_news(group: Group, input: Input) -> bool:
                 due_at["backoff"] = group.resume_at
             if group.phase is Phase.STOPPING and group.climb is not None:
                 due_at["ladder"] = group.climb.at
+            due_at["barrier"] = group.barrier_at
             due_at |= {f"restart:{rank}": at for rank, at in group.pauses.items()}
             due_at |= {f"strays:{rank}": climb.at for rank, climb in group.strays.items()}
             due_at["roll"] = group.roll.settles_at if group.roll is not None else None

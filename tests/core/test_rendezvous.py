@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from supervisor.core.rendezvous import (
     Call,
+    Failed,
     Finish,
     Form,
     GiveUp,
@@ -120,13 +121,15 @@ def test_a_world_without_a_change_is_left_alone() -> None:
 
 def test_a_host_that_is_gone_ends_the_round() -> None:
     world = formed(A, B, C)
-    assert turned(replace(world, hosts={"a": A, "c": C})) == Round(2, "open", "host b has left")
+    assert turned(replace(world, hosts={"a": A, "c": C})) == Round(
+        2, "open", "host b has left", because="left", host="b"
+    )
 
 
 def test_a_host_in_another_life_ends_the_round() -> None:
     world = formed(A, B)
     assert turned(table(world.round, A, host("b", life="2"), seats=tuple(world.seats.values()))) == Round(
-        2, "open", "rankd has started anew on host b"
+        2, "open", "rankd has started anew on host b", because="left", host="b"
     )
 
 
@@ -182,7 +185,7 @@ def test_an_early_spare_does_not_take_the_place_of_a_slow_survivor() -> None:
 def test_survivors_below_the_smallest_number_wait_and_a_replacement_makes_them_enough() -> None:
     world = formed(A, B)
     seats = tuple(world.seats.values())
-    again = Round(2, "open", "host b has left")
+    again = Round(2, "open", "host b has left", because="left", host="b")
     a = replace(A, free_from=2)
     assert action_of(table(again, a, seats=seats), now=500.0) == Wait()
     assert action_of(table(again, a, C, seats=seats), now=500.0) == Wait(530.0)
@@ -227,14 +230,62 @@ def test_a_closed_round_stays_closed() -> None:
 def test_a_failure_uses_a_restart_of_the_whole_job_and_a_change_of_hosts_none() -> None:
     round = formed(A, B).round
     assert round is not None
-    again = failed(round, replace(RULES, max_restarts=1), "rank 1 has failed", 9)
-    assert again == Round(2, "open", "rank 1 has failed", restarts=1)
-    later = opened(replace(again, phase="formed"), "host c has arrived")
+    again = failed(round, replace(RULES, max_restarts=1), Failed("a", "rank 1 has failed", 9))
+    assert again == Round(2, "open", "rank 1 has failed", restarts=1, because="failed", host="a")
+    later = opened(replace(again, phase="formed"), "host c has arrived", "arrived", "c")
     assert later.restarts == 1
     last = replace(later, phase="formed")
     verdict = Verdict("failed", "rank 0 has failed", 3)
-    assert failed(last, replace(RULES, max_restarts=1), "rank 0 has failed", 3) == closed(last, verdict)
-    assert failed(last, replace(RULES, max_restarts=-1), "rank 0 has failed", 3).restarts == 2
+    spent = failed(last, replace(RULES, max_restarts=1), Failed("a", "rank 0 has failed", 3))
+    assert spent == Round(4, "open", "rank 0 has failed", 1, verdict=verdict, because="failed", host="a")
+    final = failed(round, RULES, Failed("a", "rank 0 has failed", 3, final=True))
+    assert final == closed(round, verdict)
+    assert failed(last, replace(RULES, max_restarts=-1), Failed("a", "rank 0 has failed", 3)).restarts == 2
+
+
+def after_a_failure(*hosts: Host, max_restarts: int = 3) -> Table:
+    """A worker of a has failed in round 1; the other two had seats as well."""
+    world = formed(A, B, C)
+    assert world.round is not None
+    round = failed(world.round, replace(RULES, max_restarts=max_restarts), Failed("a", "rank 0 has failed", 3))
+    return Table(round, {host.name: host for host in hosts}, world.seats)
+
+
+FREE_A, FREE_B, FREE_C = (replace(one, free_from=2) for one in (A, B, C))
+
+
+def test_a_failure_is_given_back_when_a_host_of_its_round_is_gone() -> None:
+    """Its peers had lost their connections to it before its lease ended."""
+    gone = Round(2, "open", "host c has left", because="left", host="c")
+    assert turned(after_a_failure(FREE_A, B)) == gone
+    assert turned(after_a_failure(A, B, host("c", life="2"))) == gone
+    assert turned(after_a_failure(FREE_A, B, max_restarts=0)) == gone
+
+
+def test_a_failure_is_not_given_back_because_the_host_that_failed_goes() -> None:
+    action = action_of(after_a_failure(B, C))
+    assert isinstance(action, Wait)
+
+
+def test_after_a_failure_it_is_waited_until_a_dead_host_is_known_to_be() -> None:
+    """Even if enough hosts are ready, and the last call is over before."""
+    hasty = replace(RULES, last_call_for=1.0, lease_for=5.0)
+    call, action = preside(after_a_failure(FREE_A, FREE_B, C), hasty, Call(), 100.0)
+    assert action == Wait(106.0)
+    assert isinstance(preside(after_a_failure(FREE_A, FREE_B, C), hasty, call, 106.0)[1], Form)
+
+
+def test_the_job_is_closed_for_a_failure_when_all_others_are_still_there() -> None:
+    verdict = Verdict("failed", "rank 0 has failed", 3)
+    waiting = after_a_failure(FREE_A, FREE_B, C, max_restarts=0)
+    call, action = preside(waiting, RULES, Call(), 100.0)
+    assert action == Wait(106.0)
+    assert preside(waiting, RULES, call, 103.0)[1] == Wait(106.0)
+    done = after_a_failure(FREE_A, FREE_B, FREE_C, max_restarts=0)
+    for table_now, now in ((done, 103.0), (waiting, 106.0)):
+        action = preside(table_now, RULES, call, now)[1]
+        assert isinstance(action, Turn)
+        assert (action.round.phase, action.round.verdict) == ("closed", verdict)
 
 
 # ---- a host's own part
@@ -307,7 +358,7 @@ def test_ranks_move_least(hosts: list[Host], data: st.DataObject, most: int) -> 
     rules = Rules(2, most)
     world = formed(*hosts, rules=rules)
     assert world.round is not None
-    again = opened(world.round, "a worker has failed")
+    again = opened(world.round, "host z has left", "left", "z")
     stay = [replace(one, free_from=2) for one in hosts if data.draw(st.booleans(), label=f"{one.name} stays")]
     action = preside(table(again, *stay, seats=tuple(world.seats.values())), rules, Call(2, -1e9), 0.0)[1]
     if not isinstance(action, Form):

@@ -13,14 +13,19 @@ from supervisor.core.events import Event
 from supervisor.core.groups import Begun, EndRequested, Groups
 from supervisor.core.messages import (
     ExitStatus,
+    JobEnded,
+    LeaveWorld,
+    ReportSuccess,
+    ToPeers,
     Worker,
     WorkerExited,
     WorkerGone,
     WorkerNotStarted,
     WorkerStarted,
+    WorldFormed,
 )
 from supervisor.core.state import Phase
-from supervisor.plan import DaemonPlan, GroupPlan, Reach, Rung, StopRules, World, single_host_world
+from supervisor.plan import DaemonPlan, GroupPlan, Reach, RendezvousRules, Rung, StopRules, World, single_host_world
 from supervisor.runtime import Runtime
 from tests.stories.story import job
 
@@ -38,6 +43,7 @@ class Air:
         self.obeys = {15, 9}
         self.broken: Callable[[], None] = lambda: None
         self.signals: list[int] = []
+        self.words: list[tuple[str, ToPeers]] = []
         self.told: list[Event] = []
         self.changes: list[str] = []
         self._noticed = anyio.Event()
@@ -62,8 +68,13 @@ class Air:
         self._noticed = anyio.Event()
         await self._noticed.wait()
 
-    def form_world(self, group: str, attempt: int) -> World | str:
+    def form_world(self, group: str, attempt: int) -> World | str | None:
+        if self.plans[group].rendezvous.is_elastic:
+            return None
         return single_host_world(self.plans[group], attempt, "127.0.0.1", 1) if group != "lost" else "no free port"
+
+    def tell_peers(self, group: str, word: ToPeers) -> None:
+        self.words.append((group, word))
 
     def start(self, plan: GroupPlan, workers: Sequence[Worker], world: World, restarts: int) -> None:
         self.broken()
@@ -201,3 +212,15 @@ async def test_a_runtime_that_closes_forgets_what_it_was_to_tell_later() -> None
     air.runtime.close()
     await anyio.sleep(0.03)
     assert "health.changed" not in air.names
+
+
+async def test_a_world_of_several_hosts_comes_later_and_they_are_told_of_what_happens() -> None:
+    elastic = job(workers=1, rendezvous=RendezvousRules("etcd", 2))
+    air = Air(elastic)
+    air.runtime.arrive(Begun())
+    assert air.phase() is Phase.STARTING
+    air.runtime.post("job", WorldFormed(0, single_host_world(elastic, 1, "127.0.0.1", 1), restarts=0))
+    assert air.phase() is Phase.RUNNING
+    air.end("job", Worker(0, 0), ExitStatus(0))
+    air.runtime.post("job", JobEnded("succeeded", "all workers have succeeded"))
+    assert air.words == [("job", ReportSuccess()), ("job", LeaveWorld("all workers have succeeded"))]

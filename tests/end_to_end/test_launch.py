@@ -310,7 +310,7 @@ def test_a_health_port_that_is_taken_ends_it_before_any_worker(tmp_path: Path) -
 
 
 def test_what_cannot_be_had_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    done = launch(tmp_path, "--nnodes=2", "--tee=9", "--log-dir=logs", script(tmp_path, SAYS))
+    done = launch(tmp_path, "--nnodes=0", "--tee=9", "--log-dir=logs", script(tmp_path, SAYS))
     assert (done.returncode, done.stdout) == (64, "")
     assert [line.split()[1] for line in done.stderr.splitlines()] == ["--nnodes", "--tee:"]
     assert not (tmp_path / "logs").exists()

@@ -32,3 +32,10 @@ def test_a_hosts_name_is_found_without_asking_dns(
     assert names.node_id() == name
     monkeypatch.setattr(socket, "gethostname", lambda: "box.local")
     assert names.node_id() == "box.local"
+
+
+def test_the_address_of_this_host_is_the_one_by_which_it_reaches_another() -> None:
+    assert names.address_towards(["http://127.0.0.1:2379"]) == "127.0.0.1"
+    assert names.address_towards(["http://nobody.invalid:1", "https://127.0.0.1"]) == "127.0.0.1"
+    with pytest.raises(OSError, match=r"no way to http://nobody.invalid:1: "):
+        names.address_towards(["http://nobody.invalid:1"])

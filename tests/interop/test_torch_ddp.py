@@ -12,6 +12,7 @@ import pytest
 
 from tests.end_to_end.configs import group, ladder, table
 from tests.end_to_end.conftest import Start
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.interop,
@@ -74,3 +75,24 @@ def test_training_survives_the_death_of_a_rank_and_its_hang(rankd: Start, tmp_pa
     for step in range(SAVED_AT + 1, DIES_AT):
         assert second[step] == pytest.approx(first[step], abs=1e-5), "it did not resume from its checkpoint"
     assert second[STEPS] < first[SAVED_AT] < first[1] / 2
+
+
+def test_two_static_hosts_train_one_model_and_both_come_back(rankd: Start, tmp_path: Path) -> None:
+    """Rank 1 dies; rank 0 on the other host learns of it from gloo alone, fails as well, and both resume together."""
+    folder = tmp_path / "job"
+    folder.mkdir()
+    port = free_port()
+    daemons = [
+        rankd(
+            table("daemon", run_id="ddp", node_id=f"host-{number}")
+            + table("rendezvous", backend="static")
+            + group("trainer", [sys.executable, "-u", str(JOB), str(folder)], env={"GLOO_SOCKET_IFNAME": "lo"})
+            + table("groups.trainer.rendezvous", nodes=2, node_rank=number, master_addr="127.0.0.1", master_port=port)
+        )
+        for number in range(2)
+    ]
+    assert [daemon.wait(timeout=240) for daemon in daemons] == [0, 0]
+    daemons[1].wait_for("worker.failed", rank=1, signal="SIGKILL", root_cause=True)
+    said = [json.loads((folder / f"rank_{rank}.json").read_text()) for rank in range(2)]
+    assert [(one["restarts"], one["world_size"], one["begun_at"]) for one in said] == [(1, 2, SAVED_AT)] * 2
+    assert said[0]["losses"] == said[1]["losses"]

@@ -13,7 +13,7 @@ import pytest
 from supervisor.host.topology import bind_workers
 from supervisor.launch.plan import launch_of
 from supervisor.launch.refused import WrongUsage
-from supervisor.plan import Binding, Rung, Streams, attempts_dir, torch_macros
+from supervisor.plan import Binding, RendezvousRules, Rung, StorePlan, Streams, attempts_dir, torch_macros
 from tests.launch.commands import PLACES, group, launch, parsed, plan
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -75,6 +75,38 @@ def test_alone_on_a_host_run_id_and_port_are_chosen() -> None:
     for words in ([], ["--standalone", "--rdzv-id", "mine", "--rdzv-endpoint", "far:1"], ["--nnodes", "1:1"]):
         assert re.fullmatch(UUID, plan(*words).run_id)
         assert (group(*words).master_addr, group(*words).master_port) == ("localhost", 0)
+
+
+def test_static_numbers_the_hosts_by_hand() -> None:
+    """As torchrun does it: without a port 29500, and only host 0 has to have the address."""
+    words = ["--nnodes", "3", "--node-rank", "2", "--master-addr", "10.0.0.1", "--rdzv-id", "job7"]
+    found = group(*words)
+    assert (found.master_addr, found.master_port) == ("10.0.0.1", 29500)
+    assert found.rendezvous == RendezvousRules("static", hosts=3, node_rank=2)
+    assert plan(*words).run_id == "job7"
+
+
+def test_etcd_is_where_hosts_that_come_and_go_meet() -> None:
+    words = ["--nnodes", "2:4", "--rdzv-backend", "etcd", "--rdzv-endpoint", "a:1,[::1]:2,c", "--rdzv-id", "job7"]
+    found = plan(*words, "--local-addr", "10.0.0.1")
+    assert found.store == StorePlan(("http://a:1", "http://[::1]:2", "http://c:2379"), addr="10.0.0.1")
+    assert (found.run_id, found.node_id) == ("job7", f"host-a_{os.getpid()}")
+    assert group(*words).rendezvous == RendezvousRules("etcd", 4, min_hosts=2)
+    assert plan("--rdzv-backend", "etcd", "--rdzv-id", "x").store == StorePlan(("http://localhost:2379",))
+
+
+def test_the_words_of_torchs_etcd_backends_are_understood(tmp_path: Path) -> None:
+    conf = (
+        "timeout=60, last_call_timeout=1.5,close_timeout=5s,lease_ttl=2,exit_barrier_timeout=1m,etcd_prefix=/p,"
+        f"protocol=https,cacert=/ca,ssl_cert=/c,ssl_cert_key=/k,username=u,password_file={tmp_path},on_store_loss=stop"
+    )
+    words = ["--nnodes", "2", "--rdzv-backend", "etcd", "--rdzv-id", "job", "--rdzv-endpoint", "e", "--rdzv-conf", conf]
+    assert group(*words).rendezvous == RendezvousRules("etcd", 2, 0, 2, 60.0, 1.5, 2.0, 60.0, 5.0)
+    assert plan(*words).store == StorePlan(
+        ("https://e:2379",), "/p", "", "/ca", "/c", "/k", "u", str(tmp_path), "stop"
+    )  # fmt: skip
+    (note,) = launch(*words[:-1], "heartbeat_timeout=5").notes
+    assert "lease_ttl" in note
 
 
 def test_c10d_on_one_host_has_the_run_id_it_is_given() -> None:
@@ -244,19 +276,29 @@ def test_several_workers_without_omp_num_threads_are_told_of_it() -> None:
 
 # ---- what it refuses
 
+ETCD = ["--rdzv-backend", "etcd", "--rdzv-id", "job"]
+
 
 @pytest.mark.parametrize(
     ("words", "environ", "said"),
     [
-        (["--nnodes", "2"], {}, "--nnodes 2: .*one host.*torchrun"),
-        (["--nnodes", "1:4", "--rdzv-backend", "c10d"], {}, "--nnodes 1:4: .*torchrun"),
-        (["--standalone", "--nnodes", "2"], {}, "--nnodes 2: .*torchrun"),
+        (["--nnodes", "2:4"], {}, "--nnodes 2:4: static .*allowed: N"),
+        (["--nnodes", "1:4", "--rdzv-backend", "c10d"], {}, "--nnodes 1:4: .*static"),
+        (["--standalone", "--nnodes", "2"], {}, "--nnodes 2: --standalone is for one host"),
+        (["--nnodes", "2", "--node-rank", "2"], {}, "--node-rank 2: of 2 hosts .*0 to 1"),
+        (["--nnodes", "2", "--node-rank", "-1"], {}, "--node-rank -1"),
         (["--nnodes", "0"], {}, "--nnodes 0: .*MIN:MAX"),
         (["--nnodes", "3:2"], {}, "--nnodes 3:2: .*MIN:MAX"),
         (["--nnodes", "1:2:3"], {}, "--nnodes 1:2:3: .*MIN:MAX"),
-        (["--rdzv-backend", "etcd"], {}, "--rdzv-backend etcd: .*--standalone"),
-        (["--rdzv-backend", "etcd-v2"], {}, "--rdzv-backend etcd-v2: .*--standalone"),
-        (["--rdzv-backend", "mine"], {}, "--rdzv-backend mine: .*torch.*allowed: c10d, static"),
+        (["--rdzv-backend", "etcd"], {}, "--rdzv-id is missing"),
+        ([*ETCD, "--rdzv-endpoint", "a:b"], {}, "--rdzv-endpoint a:b: "),
+        ([*ETCD, "--rdzv-conf", "join_timeot=1"], {}, "--rdzv-conf join_timeot: .*join_timeout"),
+        ([*ETCD, "--rdzv-conf", "join_timeout=soon"], {}, "--rdzv-conf join_timeout: "),
+        ([*ETCD, "--rdzv-conf", "lease_ttl=1"], {}, "--rdzv-conf lease_ttl: "),
+        ([*ETCD, "--rdzv-conf", "protocol=ftp"], {}, "--rdzv-conf protocol: 'ftp' is none of http, https"),
+        ([*ETCD, "--rdzv-conf", "protocol=https,cert=c"], {}, "--rdzv-conf: cert and key go together"),
+        (["--rdzv-backend", "etcd-v2"], {}, "--rdzv-backend etcd-v2: .*use --rdzv-backend etcd"),
+        (["--rdzv-backend", "mine"], {}, "--rdzv-backend mine: .*torch.*allowed: c10d, etcd, static"),
         (["--rdzv-endpoint", "host-a"], {}, "--rdzv-endpoint host-a: .*HOST:PORT"),
         (["--master-port", "70000"], {}, "MASTER_PORT 70000"),
         (["--master-port", "1", "--node-rank", "1"], {}, "--node-rank 1"),
@@ -315,7 +357,7 @@ def test_what_changes_nothing_on_one_host_is_taken(words: list[str], environ: di
 
 def test_all_reasons_are_told_at_once() -> None:
     with pytest.raises(WrongUsage) as wrong:
-        launch("--nnodes", "2", "--tee", "9", "--max-restarts", "-3")
+        launch("--nnodes", "0", "--tee", "9", "--max-restarts", "-3")
     assert [line.removeprefix("rankd: ").split()[0] for line in str(wrong.value).splitlines()] == [
         "--nnodes", "--tee:", "--max-restarts",
     ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,16 @@ from supervisor.peers.membership import (
 )
 from supervisor.peers.memory import MemoryStore
 from supervisor.peers.records import Keys, read_seat
-from supervisor.peers.store import Put, Store, StoreAway, StoreRefused
+from supervisor.peers.store import (
+    Committed,
+    Conflict,
+    Delete,
+    Put,
+    Store,
+    StoreAway,
+    StoreRefused,
+    Unchanged,
+)
 from supervisor.plan import World
 from tests.peers.conftest import Memory, Real
 
@@ -36,7 +45,7 @@ TTL = 2.0
 class SimulatedHost:
     """A host whose workers stop at once when they are told to."""
 
-    def __init__(self, job: Job, name: str, workers: int) -> None:
+    def __init__(self, job: Job, name: str, workers: int, *, stop_when_lost: bool = False) -> None:
         self.name = name
         self.job = job
         self.news: list[News] = []
@@ -45,7 +54,7 @@ class SimulatedHost:
         self.ports = iter(range(20_000 + 100 * len(job.hosts), 65_536))
         self.member = Member(
             job.store, job.keys, Host(name, "", f"{name}.example", 0, workers, "trainer"), job.rules,
-            lease_ttl=TTL, choose_port=lambda: next(self.ports), tell=self.hear,
+            lease_ttl=TTL, choose_port=lambda: next(self.ports), tell=self.hear, stop_when_lost=stop_when_lost,
         )  # fmt: skip
         self.task = asyncio.create_task(self.member.run())
 
@@ -82,9 +91,9 @@ class Job:
         self.hosts: dict[str, SimulatedHost] = {}
         self.changed = asyncio.Event()
 
-    def arrive(self, *names: str, workers: int = 2) -> None:
+    def arrive(self, *names: str, workers: int = 2, stop_when_lost: bool = False) -> None:
         for name in names:
-            self.hosts[name] = SimulatedHost(self, name, workers)
+            self.hosts[name] = SimulatedHost(self, name, workers, stop_when_lost=stop_when_lost)
 
     def __getitem__(self, name: str) -> SimulatedHost:
         return self.hosts[name]
@@ -185,7 +194,7 @@ async def test_survivors_of_a_dead_host_form_anew_when_its_lease_ends(either: Ei
         await one["a"].die()
         took = await one.world_of("b", "c")
         assert took < TTL + 3
-        assert WorldEnded("host a has left") in one["c"].news
+        assert WorldEnded("host a has left", "left", "a") in one["c"].news
 
 
 async def test_survivors_too_few_wait_for_a_replacement(either: Either) -> None:
@@ -310,6 +319,13 @@ class ShakyStore(MemoryStore):
             raise StoreAway("no route to host")
         return await super().keep_alive(lease)
 
+    async def transact(
+        self, conditions: Sequence[Unchanged], operations: Sequence[Put | Delete]
+    ) -> Committed | Conflict:
+        if self.away:
+            raise StoreAway("no route to host")
+        return await super().transact(conditions, operations)
+
 
 async def test_workers_run_on_while_the_store_is_away_for_less_than_the_lease() -> None:
     store = ShakyStore()
@@ -324,3 +340,48 @@ async def test_workers_run_on_while_the_store_is_away_for_less_than_the_lease() 
     one["a"].member.leave()
     await one["a"].task
     await store.close()
+
+
+async def test_a_host_without_workers_does_not_wait_for_ever_for_a_store_that_is_away() -> None:
+    """Its worker has failed, and nobody can be told."""
+    store = ShakyStore()
+    one = Job(store, "shaky", Rules(1, 1, join_for=1.0))
+    one.arrive("a")
+    await one.world_of("a")
+    store.away = True
+    one["a"].member.workers_failed("rank 0 has failed", 3)
+    one["a"].member.workers_gone()
+    await one.until(lambda: isinstance(one["a"].news[-1], NoWorld))
+    assert one["a"].news[-1] == NoWorld("the store has not answered for 1 s: no route to host", away=True)
+    store.away = False
+    await one["a"].task
+    await store.close()
+
+
+async def test_workers_are_stopped_when_the_lease_may_have_ended_if_that_is_wanted() -> None:
+    """And not before: the store is away for less than the lease at first."""
+    store = ShakyStore()
+    one = Job(store, "shaky", Rules(1, 1))
+    one.arrive("a", stop_when_lost=True)
+    await one.world_of("a")
+    store.away = True
+    began = time.monotonic()
+    await one.until(lambda: one["a"].world is None)
+    assert TTL * 2 / 3 < time.monotonic() - began < TTL + 1
+    assert one["a"].news[-1] == WorldEnded("the lease of this host may have ended, and others may have taken its place")
+    store.away = False
+    await one.world_of("a")
+    one["a"].member.leave()
+    await one["a"].task
+    await store.close()
+
+
+async def test_a_leader_that_starts_anew_leads_again_before_its_old_lease_has_ended(either: Either) -> None:
+    async with job(either, "leader", 2, 2) as one:
+        one.arrive("a")
+        await one.stored(one.keys.leader)
+        one.arrive("b")
+        await one.world_of("a", "b")
+        await one["a"].die()
+        one.arrive("a")
+        assert await one.world_of("a", "b") < TTL / 2

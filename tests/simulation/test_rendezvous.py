@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from supervisor.core import rendezvous
 from supervisor.core.rendezvous import (
     Call,
+    Failed,
     Finish,
     Form,
     GiveUp,
@@ -84,6 +85,7 @@ class Simulation:
         self.formed: dict[int, Round] = {}
         self.started: dict[int, dict[int, tuple[str, str]]] = {}
         self.failures = 0
+        self.last: Round | None = None
         self.checked = 0
 
     # ---- what may happen
@@ -136,10 +138,14 @@ class Simulation:
             host.seen_at = self.ledger.revision
 
     def stand(self, name: str) -> None:
-        """Try to become the leader, as far as is known that there is none."""
+        """Try to become the leader, as far as is known that there is none, or only an earlier life of the host."""
         host = self.hosts.get(name)
-        if host and host.leader is None and host.lease in self.ledger.leases:
-            self.ledger.transact([Unchanged(KEYS.leader, 0)], [Put(KEYS.leader, name.encode(), host.lease)])
+        if host is None or host.lease not in self.ledger.leases:
+            return
+        leader = host.leader
+        if leader is None or (leader.value == name.encode() and leader.lease != host.lease):
+            fence = Unchanged(KEYS.leader, leader.revision if leader else 0)
+            self.ledger.transact([fence], [Put(KEYS.leader, name.encode(), host.lease)])
 
     def lead(self, name: str) -> None:
         """One transaction of a leader: of a plan it has begun, or of what it decides on what it knows."""
@@ -199,11 +205,11 @@ class Simulation:
             return
         round = read_round(host.round.value)
         if round.phase == "formed" and round.number == host.running.world.round:
-            after = rendezvous.failed(round, self.rules, f"rank of {name} has failed", 3)
+            after = rendezvous.failed(round, self.rules, Failed(name, f"rank of {name} has failed", 3))
             wrote = self.ledger.transact(
                 [Unchanged(KEYS.round, host.round.revision)], [Put(KEYS.round, written(after))]
             )
-            self.failures += isinstance(wrote, Committed) and after.phase == "open"
+            self.failures += isinstance(wrote, Committed) and after.restarts > round.restarts
 
     def succeed(self, name: str) -> None:
         """All workers of a host succeed."""
@@ -256,9 +262,23 @@ class Simulation:
                 host = self.hosts.get(seat.host)
                 if host and host.running and host.life == seat.life:
                     assert host.running.world.round == round.number, f"{seat.host} was seated before it was free"
+        self._check_given_back(self.last, round)
+        self.last = round
         assert round.number in {len(self.formed), len(self.formed) + 1}
         assert round.restarts == self.failures
         assert round.restarts <= self.rules.max_restarts or self.rules.max_restarts < 0
+
+    def _check_given_back(self, last: Round | None, round: Round) -> None:
+        """A failure is taken back only in an open round, and only for another host that has died."""
+        if last is None or last.number != round.number or last.because != "failed" or round.because != "left":
+            return
+        assert last.phase == round.phase == "open"
+        assert round.host != last.host
+        seats = {seat.host: seat.life for seat in self._seats(replace(round, number=round.number - 1))}
+        host = self.hosts.get(round.host)
+        assert host is None or host.life != seats[round.host] or host.lease not in self.ledger.leases
+        self.failures -= last.verdict is None
+        assert round.verdict is None
 
     def _seats(self, round: Round) -> list[Seat]:
         entries = self.ledger.range(f"{KEYS.base}/seats/").entries

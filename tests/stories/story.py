@@ -15,14 +15,15 @@ from __future__ import annotations
 import json
 import signal as signals
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, assert_never
+from dataclasses import dataclass, replace
+from typing import Any, assert_never, cast
 
 from supervisor.core import groups, health, view
 from supervisor.core.events import Event, signal_name
 from supervisor.core.groups import Arrival, Begun, DrainOver, EndRequested, Groups, Of, ReloadRequested
 from supervisor.core.messages import (
     AbandonStarts,
+    Because,
     CancelTimer,
     Effect,
     ErrorReport,
@@ -30,8 +31,15 @@ from supervisor.core.messages import (
     ExitStatus,
     Fault,
     FormWorld,
+    HowItEnded,
     Input,
+    JobEnded,
+    LeaveWorld,
+    PeersFound,
+    PeersLost,
     PlanChanged,
+    ReportFailure,
+    ReportSuccess,
     RunRequested,
     SetTimer,
     SignalWorkers,
@@ -53,6 +61,7 @@ from supervisor.core.messages import (
     WorkerStarted,
     WorkerUnready,
     WorldFormed,
+    WorldLost,
     WorldRefused,
 )
 from supervisor.core.state import Group, Phase
@@ -63,11 +72,13 @@ from supervisor.plan import (
     GroupPlan,
     LogRules,
     Probe,
+    RendezvousRules,
     RestartRules,
     Rung,
     Source,
     StopRules,
     WatchdogRules,
+    fixed_world,
     single_host_world,
 )
 
@@ -78,13 +89,13 @@ NO_PAUSE = Backoff(initial=0.0)
 def job(
     name: str = "job", workers: int = 1, *, restart: RestartRules | None = None, stop: StopRules | None = None,
     depends_on: Mapping[str, Condition] | None = None, required: bool = True, watchdog: WatchdogRules | None = None,
-    probe: Probe | None = None,
+    probe: Probe | None = None, rendezvous: RendezvousRules | None = None,
 ) -> GroupPlan:  # fmt: skip
     """A group with three restarts at once and a ladder of SIGTERM, 30 s, SIGKILL, 10 s, unless said otherwise."""
     return GroupPlan(
         name=name, command=("job",), workers=workers, role=name, logs=LogRules("/logs"), depends_on=depends_on or {},
         required=required, restart=restart or RestartRules(), stop=stop or StopRules(LADDER),
-        watchdog=watchdog or WatchdogRules(), probe=probe,
+        watchdog=watchdog or WatchdogRules(), probe=probe, rendezvous=rendezvous or RendezvousRules(),
     )  # fmt: skip
 
 
@@ -111,6 +122,33 @@ def formed(of: str = "") -> Happening:
 
 def refused(reason: str, of: str = "") -> Happening:
     return Happening(of, lambda story, name: WorldRefused(story[name].attempt, reason))
+
+
+def met(round: int, restarts: int = 0) -> Happening:
+    """This host is the second of two alike; the job has used so many restarts."""
+
+    def make(story: Story, name: str) -> Input:
+        plan = story[name].plan
+        world = fixed_world(replace(plan, rendezvous=RendezvousRules("static", 2, 1)), round, 1)
+        return WorldFormed(story[name].attempt, world, restarts)
+
+    return Happening("", make)
+
+
+def world_lost(reason: str, because: str, host: str) -> Happening:
+    return Happening("", lambda story, name: WorldLost(story[name].attempt, reason, cast("Because", because), host))
+
+
+def job_ended(why: str, exit_code: int = 0, how: HowItEnded = "closed") -> Happening:
+    return Happening("", lambda *_: JobEnded("failed" if exit_code else "succeeded", why, exit_code, how))
+
+
+def cut_off(reason: str) -> Happening:
+    return Happening("", lambda *_: PeersLost(reason))
+
+
+def heard_again() -> Happening:
+    return Happening("", lambda *_: PeersFound())
 
 
 def started(rank: int, attempt: int | None = None, of: str = "") -> Happening:
@@ -320,6 +358,11 @@ class Story:
                 assert {name: event.fields.get(name) for name in fields} == fields, f"{row}: {event.name}"
         return self
 
+    @property
+    def words(self) -> list[str]:
+        """What was done upon the last thing that happened."""
+        return [effect_in_words(effect) for _, effect in self.done]
+
     def drain_over(self) -> Arrival:
         return DrainOver(self.due_at(None, "drain"))
 
@@ -366,6 +409,12 @@ def _in_words(effect: Effect) -> str:
             return "abandon starts"
         case SignalWorkers(workers, signal, reach):
             return f"{signal_name(signal)} {reach} {_names(workers)}"
+        case ReportFailure(_, exit_code, final):
+            return f"report {'final ' * final}failure {exit_code}"
+        case ReportSuccess():
+            return "report success"
+        case LeaveWorld(_, exit_code):
+            return f"leave with {exit_code}" if exit_code else "leave"
         case TakeEvidence(worker):
             return f"look at {_names((worker,))}"
         case SetTimer(name, at):
