@@ -153,7 +153,8 @@ def test_status_says_which_rank_has_failed_and_where_its_log_is(rankd: Start) ->
 
 def test_what_is_watched_or_followed_is_told_as_it_happens(rankd: Start) -> None:
     daemon = ready(rankd(TWO), "cache", "trainer")
-    watching, following = begin(daemon, "status", "--watch", "--json"), begin(daemon, "events", "-f", "--json")
+    watching = begin(daemon, "status", "--watch", "--json")
+    following = begin(daemon, "events", "-f", "--json", "--since", "0")  # else: from when it has connected
     logs = begin(daemon, "logs", "trainer", "-f")
     with watching, following, logs:
         try:
