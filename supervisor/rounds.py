@@ -106,12 +106,16 @@ class Rounds:
         with anyio.move_on_after(longest if within is None else within):
             for part in list(self._ending):
                 await part.over.wait()
+        for part in list(self._ending):  # nobody is to use the store when it is closed
+            part.scope.cancel()
+            await part.over.wait()
         if self._store is not None:
             await self._store.close()
 
     async def _take_part(self, part: Part) -> None:
         try:
-            await part.run(await self._the_store())
+            with part.scope:
+                await part.run(await self._the_store())
         except (StoreRefused, OSError) as why:
             self._post(part.plan.name, JobEnded("failed", f"the store: {why}", UNAVAILABLE, "unreachable"))
         finally:
@@ -127,13 +131,17 @@ class Rounds:
 
 
 class Part:
-    """One group's part in one job, from the first world that it asks for to the end; ``over`` is set then."""
+    """One group's part in one job, from the first world that it asks for to the end; ``over`` is set then.
+
+    ``scope``: in which it runs, to be cancelled if it does not end.
+    """
 
     def __init__(
         self, daemon: DaemonPlan, plan: GroupPlan, attempt: int, post: Post, tell: Callable[[Event], None]
     ) -> None:
         self.plan = plan
         self.over = anyio.Event()
+        self.scope = anyio.CancelScope()
         self._daemon = daemon
         self._attempt = attempt
         self._post = post
