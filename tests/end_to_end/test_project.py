@@ -14,13 +14,13 @@ from tests.end_to_end.rankd import ROOT, rankd_command
 
 pytestmark = pytest.mark.end_to_end
 
-README = (ROOT / "README.md").read_text()
+MANUAL = "\n".join(path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
 UNITS = ROOT / "systemd"
 
 
 def blocks(language: str) -> list[str]:
-    """README's fenced blocks of that language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    """The fenced blocks of that language in README and docs."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", MANUAL, re.MULTILINE | re.DOTALL)
 
 
 def commands(program: str) -> list[str]:
