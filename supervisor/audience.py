@@ -16,6 +16,7 @@ from supervisor.core.events import Event, Level, Who
 from supervisor.core.health import Snapshot
 from supervisor.core.state import Group
 from supervisor.host import systemd
+from supervisor.host.apart import Apart
 from supervisor.host.console import Console
 from supervisor.host.journal import Journal
 from supervisor.host.journal_records import JournalRecords
@@ -49,11 +50,19 @@ class Audience:
     """Lives in one event loop. Hears events, and is there to be asked for anything, only while it is ``listening``."""
 
     def __init__(
-        self, plan: DaemonPlan, counts: Counts, groups: Callable[[], Mapping[str, Group]], deliver: Deliver
+        self,
+        plan: DaemonPlan,
+        counts: Counts,
+        apart: Apart,
+        groups: Callable[[], Mapping[str, Group]],
+        deliver: Deliver,
     ) -> None:
-        """``groups`` are as they stand when an event is told. ``deliver`` hands a record over to a hook."""
+        """``apart`` writes files, and is closed after us. ``groups`` are as they stand when an event is told.
+        ``deliver`` hands a record over to a hook.
+        """
         self._plan = plan
         self._counts = counts
+        self._apart = apart
         self._groups = groups
         self._deliver = deliver
         self._told_to = 2 if plan.as_job else 1
@@ -93,6 +102,7 @@ class Audience:
                 tell=self.tell,
                 show=show[self.format],
                 soon=asyncio.get_running_loop().call_soon,
+                apart=self._apart.do,
             )
             self._torchelastic = self._told_as_torch(err)
             yield Streams(teed, inherited)

@@ -25,15 +25,17 @@ from supervisor.core import events, groups, health
 from supervisor.core.events import Event, Who, signal_name
 from supervisor.core.groups import Begun, EndRequested, Groups, ReloadRequested
 from supervisor.core.health import Only, Snapshot
-from supervisor.core.messages import ErrorReport, Input, ToPeers, Worker, WorkerExited, WorkerStarted
+from supervisor.core.messages import ErrorReport, Input, ToPeers, Worker, WorkerExited, WorkerNotStarted, WorkerStarted
 from supervisor.errors import BUG, AddressUnavailable, RankdError
 from supervisor.host import error_file, signals, systemd
+from supervisor.host.apart import Apart
 from supervisor.host.cgroup import limits_without
 from supervisor.host.commands import Commands
 from supervisor.host.containment import become_subreaper
 from supervisor.host.disk import Disk
 from supervisor.host.guardian import Guardian, is_needed
 from supervisor.host.hook import run_command
+from supervisor.host.landing import Landing
 from supervisor.host.leaves import contain
 from supervisor.host.output import Output
 from supervisor.host.probes import Probes
@@ -142,7 +144,8 @@ class Daemon:
         self._notifier = systemd.Notifier.from_environment(os.environ)
         self._watchdog_every = systemd.watchdog_interval(os.environ, os.getpid())
         self._counts = Counts()
-        self._audience = Audience(plan, self._counts, lambda: self._runtime.state.groups, self._deliver)
+        self._apart = Apart()
+        self._audience = Audience(plan, self._counts, self._apart, lambda: self._runtime.state.groups, self._deliver)
         self._shared: dict[str, tuple[GroupPlan, Mapping[str, str]]] = {}
         self._worlds = Worlds(self._open_rounds)
         self._state: StateFile | None = None
@@ -178,6 +181,7 @@ class Daemon:
             self._containment = contain(self._orphan_reaped, [group.resources for group in plan.groups.values()])
             self._containment.adopt_children()
             self._processes = Processes(self._post, output, self._containment)
+            self._landing = Landing(self._apart, self._processes.enqueue, self._refuse_start)
             self._vigils = Vigils(
                 plan,
                 whose=self._processes.whose,
@@ -187,6 +191,7 @@ class Daemon:
                 last_lines=self._processes.last_lines,
                 leave_alone=self._containment.leave_alone,
                 ran=self._turns.ran,
+                apart=self._apart,
                 keeps_state=self._keeps_state,
             )
             self._counts.watched = self._vigils.by_group
@@ -203,12 +208,14 @@ class Daemon:
             finally:
                 self._runtime.close()
                 self._vigils.close()
+                self._landing.close()
                 self._processes.close()
                 if self._commands is not None:
                     self._commands.close()
                 self._containment.give_back()
                 output.close()
                 self._audience.failures.flush()
+                self._apart.close()
                 self._worlds.keep(())
                 self._notifier.close()
             return self._last_words()
@@ -236,7 +243,9 @@ class Daemon:
                 self._probes.expect(group, worker, made)
             return made
 
-        self._processes.enqueue(group, ((worker, partial(plan_of, worker)) for worker in workers))
+        first = workers[0]
+        directory = f"{attempts_dir(self._plan, plan)}/attempt_{first.attempt}/{first.rank}"
+        self._landing.wait(group, plan.disk, directory, ((worker, partial(plan_of, worker)) for worker in workers))
 
     def _environment(self, plan: GroupPlan) -> Mapping[str, str]:
         """What all workers of a group share; put together once for each plan of it."""
@@ -246,7 +255,17 @@ class Daemon:
         return known[1]
 
     def abandon(self, group: str) -> None:
+        for worker in self._landing.abandon(group):
+            self._post(group, WorkerNotStarted(worker, "abandoned", "its start was called off"))
         self._processes.abandon(group)
+
+    def _refuse_start(self, group: str, worker: Worker, why: str) -> None:
+        self._post(group, WorkerNotStarted(worker, "transient", why))
+
+    async def _first_starts(self) -> None:
+        """Return once whoever was to be started at the beginning has been, or waits for a disk."""
+        await self._landing.clear.wait()
+        await self._processes.idle.wait()
 
     def take_evidence(self, group: str, worker: Worker, reason: str) -> None:
         self._vigils.take_evidence(group, worker, reason)
@@ -360,7 +379,7 @@ class Daemon:
     async def _serve_health(self) -> None:
         """Answer probes until the end. HTTP is loaded in a thread, once the first workers have been started: it takes
         longer to import than the daemon to come up, and the loop stays free meanwhile."""
-        await self._processes.idle.wait()
+        await self._first_starts()
         agent = AgentListener(self._runtime.snapshot)
         if self._listeners:
             http = await self._load(_load_http)
@@ -396,7 +415,7 @@ class Daemon:
             if control:
                 self._tell(events.control_unavailable(clock.now(), control))
             return
-        await self._processes.idle.wait()
+        await self._first_starts()
         ring = self._audience.ring
         verbs = Verbs(
             lambda: self._runtime.state,
@@ -436,7 +455,7 @@ class Daemon:
 
     async def _run_hooks(self) -> None:
         """Deliver what hooks want, once the first workers have been started."""
-        await self._processes.idle.wait()
+        await self._first_starts()
         await self._audience.hooks.run()
 
     async def _deliver(self, hook: HookPlan, record: bytes, event: Event) -> tuple[str, bool]:

@@ -313,6 +313,11 @@ class GroupPlan:
     rendezvous: RendezvousRules = RendezvousRules()
 
     @property
+    def disk(self) -> str:
+        """Where the files of its workers are: a name for that file system."""
+        return self.run_dir or self.logs.dir
+
+    @property
     def readiness(self) -> frozenset[Source]:
         """Who has to say of a worker that it is ready: its probe, or else itself; empty: it is as soon as it runs."""
         if self.probe is not None:

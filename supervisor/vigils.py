@@ -39,6 +39,7 @@ from supervisor.core.sparing import Sparing
 from supervisor.core.timers import TimerExpired
 from supervisor.core.watchdog import Expired
 from supervisor.host import evidence
+from supervisor.host.apart import Apart
 from supervisor.host.learnt_file import LearntFile
 from supervisor.host.proc import Process
 from supervisor.host.sleepers import Sleepers
@@ -63,13 +64,14 @@ class Vigils:
         tell: Callable[[Event], None],
         last_lines: Callable[[str, Worker], str],
         leave_alone: Callable[[int], None],
+        apart: Apart,
         ran: Callable[[float], float] = lambda _by: float("-inf"),
         keeps_state: bool = True,
     ) -> None:
         """``plan`` is that of the start: see ``go_by``. ``whose``: which worker of that group a process belongs to.
         ``who``: how events call a worker.
         ``last_lines``: the end of a worker's stderr. ``leave_alone`` is told of children of ours that are no workers.
-        ``ran``: at which last instant up to the given one the loop was running.
+        ``apart`` writes files. ``ran``: at which last instant up to the given one the loop was running.
         ``keeps_state``: what is learnt is kept in the state directory, which is ours.
         Raises ``Unusable`` when there can be no doors, and leaves nothing behind then.
         """
@@ -79,6 +81,7 @@ class Vigils:
         self._tell = tell
         self._last_lines = last_lines
         self._leave_alone = leave_alone
+        self._apart = apart
         self._ran = ran
         self._refusals: defaultdict[str, Sparing] = defaultdict(Sparing)
         self._plan = plan
@@ -278,18 +281,24 @@ class Vigils:
             self._answer(group, "")
             return
         plan, who = self._plans[group], self._who(group, worker)
+        path = f"{attempts_dir(self._plan, plan)}/attempt_{who.attempt}/evidence_{who.local_rank}.txt"
         with anyio.CancelScope(shield=True):  # it is soon done, at the latest when the last of the group has ended
             text = await self._seen(group, worker, f"rank {who.rank} {reason}")
-        path = f"{attempts_dir(self._plan, plan)}/attempt_{who.attempt}/evidence_{who.local_rank}.txt"
+            path, why = await self._keep(group, plan.disk, path, text)
+        self._tell(events.worker_dumped(clock.now(), who, reason, path, why))
+
+    async def _keep(self, group: str, disk: str, path: str, text: str) -> tuple[str, str]:
+        """Answer as soon as there is a file, and write it; gives its path, and why that could not be."""
         try:
-            file, path = evidence.create(path)
+            file, path = await self._apart.ask(disk, partial(evidence.create, path), lambda made: os.close(made[0]))
         except OSError as error:
             self._answer(group, "")
-            why = error.strerror or str(error)
-        else:
-            self._answer(group, path)
-            why = evidence.write(file, text)
-        self._tell(events.worker_dumped(clock.now(), who, reason, path, why))
+            return path, error.strerror or str(error)
+        self._answer(group, path)
+        try:
+            return path, await self._apart.ask(disk, partial(evidence.write, file, text), lambda _: None)
+        except OSError as error:
+            return path, error.strerror or str(error)
 
     async def _seen(self, group: str, worker: Worker, finding: str) -> str:
         others = [one for name, one in self._pids if name == group and one != worker]

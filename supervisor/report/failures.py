@@ -9,6 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from supervisor import clock
@@ -42,16 +43,19 @@ class Failures:
         tell: Callable[[Event], None],
         show: Callable[[bytes], object],
         soon: Callable[[Callable[[], None]], object],
+        apart: Callable[[str, Callable[[], None], Callable[[OSError | None], object]], object],
     ) -> None:
         """``groups`` are as they stand when an event is heard; ``show`` takes lines for people.
 
-        ``soon`` runs a callback in the loop's next turn: files are written there.
+        ``soon`` runs a callback in the loop's next turn: then files are written, by ``apart``. It is given a place,
+        what is to be called where waiting for its disk holds up nobody, and whom to tell what came of it.
         """
         self._plan = plan
         self._groups = groups
         self._tell = tell
         self._show = show
         self._soon = soon
+        self._apart = apart
         self._roots: defaultdict[str, deque[Event]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._others: defaultdict[str, list[Event]] = defaultdict(list)
         self._unwritten: defaultdict[str, list[Event]] = defaultdict(list)
@@ -90,19 +94,21 @@ class Failures:
         return f"{attempts_dir(self._plan, self._plan.groups[who.group])}/attempt_{who.attempt}/{who.local_rank}"
 
     def flush(self) -> None:
-        """Everything heard so far is in its file, or lost. Never raises."""
+        """Everything heard so far is on its way into its file. Never raises."""
         unwritten, self._unwritten = self._unwritten, defaultdict(list)
         for group, heard in unwritten.items():
-            directory = attempts_dir(self._plan, self._plan.groups[group])
-            try:
-                _append(directory, b"".join(to_json(self._record(event)) + b"\n" for event in heard))
-            except OSError as error:
-                if group not in self._in_trouble:
-                    self._in_trouble.add(group)
-                    why = f"{directory}/{NAME}: {error.strerror}"
-                    self._tell(events.group_failures_unwritten(clock.now(), group, why))
-            else:
-                self._in_trouble.discard(group)
+            plan = self._plan.groups[group]
+            directory = attempts_dir(self._plan, plan)
+            text = b"".join(to_json(self._record(event)) + b"\n" for event in heard)
+            self._apart(plan.disk, partial(_append, directory, text), partial(self._written, group, directory))
+
+    def _written(self, group: str, directory: str, error: OSError | None) -> None:
+        if error is None:
+            self._in_trouble.discard(group)
+        elif group not in self._in_trouble:
+            self._in_trouble.add(group)
+            why = f"{directory}/{NAME}: {error.strerror}"
+            self._tell(events.group_failures_unwritten(clock.now(), group, why))
 
     def _record(self, event: Event) -> dict[str, Any]:
         return {

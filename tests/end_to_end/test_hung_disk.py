@@ -120,6 +120,25 @@ def marked(directory: Path, mark: re.Pattern[bytes]) -> bytes | None:
 
 
 @pytest.mark.timeout(60)
+def test_a_worker_that_is_to_start_there_waits_for_the_disk_and_nobody_else_does(
+    rankd: Start, disk: FreezableDisk
+) -> None:
+    daemon = flooded(rankd, disk)
+    disk.freeze()
+    daemon.wait_for("worker.output_dropped", over=False, group="job")
+    os.kill(daemon.wait_for("worker.started", group="job")["pid"], signal.SIGKILL)
+    daemon.wait_for("group.starting", group="job", attempt=1)
+    os.kill(daemon.wait_for("worker.started", group="other")["pid"], signal.SIGKILL)
+    daemon.wait_for("worker.started", group="other", attempt=1)
+    for _ in range(10):
+        assert daemon.http("/livez").took_for < 0.5
+    assert not daemon.all("worker.started", group="job", attempt=1)
+    disk.thaw()
+    daemon.wait_for("worker.started", group="job", attempt=1)
+    assert daemon.stop() == 0
+
+
+@pytest.mark.timeout(60)
 def test_a_stop_does_not_wait_for_a_disk_that_does_not_answer(rankd: Start, disk: FreezableDisk) -> None:
     daemon = flooded(rankd, disk)
     disk.freeze()

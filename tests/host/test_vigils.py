@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.core.events import Who
+from supervisor.host.apart import Apart
 from supervisor.plan import DaemonPlan, GroupPlan, LogRules, WatchdogRules
 from supervisor.premises import Unusable
 from supervisor.vigils import Vigils
@@ -25,4 +26,5 @@ def test_a_runtime_directory_that_cannot_be_used_is_named(tmp_path: Path) -> Non
             tell=lambda _event: None,
             last_lines=lambda _group, _worker: "",
             leave_alone=lambda _pid: None,
+            apart=Apart(),
         )

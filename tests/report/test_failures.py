@@ -31,8 +31,21 @@ class Daemon:
         self.turns: list[Callable[[], None]] = []
         self.file = folder / "job/run-7/failures.jsonl"
         self.failures = Failures(
-            self.plan, lambda: self.groups, tell=self.told.append, show=self.shown.append, soon=self.turns.append
+            self.plan,
+            lambda: self.groups,
+            tell=self.told.append,
+            show=self.shown.append,
+            soon=self.turns.append,
+            apart=self._at_once,
         )
+
+    def _at_once(self, _place: str, job: Callable[[], None], done: Callable[[OSError | None], object]) -> None:
+        try:
+            job()
+        except OSError as error:
+            done(error)
+        else:
+            done(None)
 
     def fail(self, rank: int = 0, *, root_cause: bool = True, reason: str = "ended", **more: Any) -> Event:
         event = events.worker_failed(
