@@ -83,6 +83,12 @@ class Reading:
             if stream is not None:
                 stream.close()
 
+    def let_go(self) -> None:
+        """As ``close``, of a child that may hang in the kernel: only the next ``subprocess`` waits for it."""
+        self._child.kill()
+        for stream in self.streams:
+            stream.close()
+
 
 def read_apart(path: str, node_id: str = "", run_id: str = "") -> Reading:
     """Begin to read the file at ``path`` with this process's environment and working directory.

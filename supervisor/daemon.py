@@ -37,6 +37,7 @@ from supervisor.host.guardian import Guardian, is_needed
 from supervisor.host.hook import run_command
 from supervisor.host.landing import Landing
 from supervisor.host.leaves import contain
+from supervisor.host.names import user_names
 from supervisor.host.output import Output
 from supervisor.host.probes import Probes
 from supervisor.host.proc import Process
@@ -152,6 +153,7 @@ class Daemon:
         self._commands: Commands | None = None
         self._post_record: PostRecord | None = None
         self._probes: Probes | None = None
+        self._has_terminal = any(map(os.isatty, (0, 1, 2)))  # later it may be gone
         self._stop_heard_at: float | None = None
         self._stopped_by: int | None = None
         self._is_up = False
@@ -429,7 +431,7 @@ class Daemon:
             control,
             verbs,
             self._look,
-            allowed={0, os.geteuid(), *self._plan.control_users},
+            allowed=await self._load(partial(user_names, {0, os.geteuid(), *self._plan.control_users})),
             about=self._about(),
             logs=lambda snapshot: {name: attempts_dir(self._plan, self._plan_of(name)) for name in snapshot.groups},
             ring=ring,
@@ -500,14 +502,19 @@ class Daemon:
     async def _reload_now(self) -> Refused | None:
         """A reload of which systemd hears; returns why it was refused, if it was."""
         async with self._reloading:
-            if self._is_up:
-                self._notifier.reloading()
-            refused = await self._reload()
-            self._not_reloaded = f"not reloaded: {refused.why}" if refused else ""
-            if refused:
-                self._tell(events.daemon_reload_refused(clock.now(), refused.why, refused.mistakes))
             if self._is_up and not self._ending.is_set():
-                self._notifier.ready(self._status_line())
+                self._notifier.reloading()
+            try:
+                refused = await self._reload()
+                self._not_reloaded = f"not reloaded: {refused.why}" if refused else ""
+                if refused:
+                    self._tell(events.daemon_reload_refused(clock.now(), refused.why, refused.mistakes))
+            except Exception as error:
+                self._runtime.fail(error)  # whoever asked: nobody knows by which plan it goes now
+                raise
+            finally:
+                if self._is_up and not self._ending.is_set():
+                    self._notifier.ready(self._status_line())
             return refused
 
     async def _reload(self) -> Refused | None:
@@ -521,7 +528,7 @@ class Daemon:
         except RankdError as error:
             return Refused(str(error))
         if why := groups.why_not_reload(state, plan):
-            return Refused(f"{self._source}: {why}")
+            return Refused(why)
         changed = [group for name, group in plan.groups.items() if self._plan.groups.get(name) != group]
         self._plan = plan
         self._audience.go_by(plan)
@@ -635,7 +642,7 @@ class Daemon:
 
     def _hung_up(self) -> None:
         """With a terminal: it is gone, and we go as well. Without: somebody expects a daemon to reload."""
-        if self._audience.format == "console":
+        if self._plan.as_job or self._has_terminal:
             self._asked_to_end(signal.SIGHUP)
         else:
             self._reload_asked.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Literal
 
 import anyio
 
@@ -17,10 +17,14 @@ _SAID = 1000
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """There is no new plan: ``why``, in one line, and each mistake of the file with its line."""
+    """There is no new plan: ``why``, in one line, and each mistake of the file with its line.
+
+    ``fault``: what is to blame; "host": it is short of something, or slow.
+    """
 
     why: str
     mistakes: tuple[str, ...] = ()
+    fault: Literal["file", "host", "rankd"] = "file"
 
 
 async def reread(path: str, now: DaemonPlan, within: float = PATIENCE) -> DaemonPlan | Refused:
@@ -31,18 +35,27 @@ async def reread(path: str, now: DaemonPlan, within: float = PATIENCE) -> Daemon
     if not path:
         return Refused("this daemon was not started from a configuration file")
     try:
-        with read_apart(path, now.node_id, now.run_id) as reading, anyio.fail_after(within):
-            return reading.plan_in(*await _said(reading))
+        reading = read_apart(path, now.node_id, now.run_id)
+    except OSError as error:
+        return Refused(f"no process to read {path} can be started: {error.strerror}", fault="host")
+    try:
+        with anyio.fail_after(within):
+            said = await _said(reading)
+    except TimeoutError:
+        reading.let_go()
+        return Refused(f"reading {path} has taken longer than {within:g} s", fault="host")
+    except BaseException:
+        reading.let_go()
+        raise
+    try:
+        with reading:
+            return reading.plan_in(*said)
     except ConfigError as error:
         mistakes = tuple(map(str, error.mistakes))
         more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
         return Refused(mistakes[0] + more, mistakes)
-    except TimeoutError:
-        return Refused(f"reading {path} has taken longer than {within:g} s")
     except SupervisorBug as error:
-        return Refused(" ".join(str(error).split())[:_SAID])
-    except OSError as error:
-        return Refused(f"no process to read {path} can be started: {error.strerror}")
+        return Refused(" ".join(str(error).split())[:_SAID], fault="rankd")
 
 
 async def _said(reading: Reading) -> tuple[bytes, bytes]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import quote, urlencode
 
-from supervisor.errors import CONFIG, NOT_PERMITTED, TRY_AGAIN, UNAVAILABLE, USAGE, RankdError
+from supervisor.errors import BUG, CONFIG, NOT_PERMITTED, TRY_AGAIN, UNAVAILABLE, USAGE, RankdError
 
 PATIENCE = 30.0
 """Seconds for an answer: a daemon that has just been started first loads what it needs to give one."""
@@ -29,7 +29,7 @@ MOST = 64 << 20
 
 Record = dict[str, Any]
 
-_EXIT_CODES = {403: NOT_PERMITTED, 404: USAGE, 400: USAGE, 409: 1, 422: CONFIG, 503: TRY_AGAIN}
+_EXIT_CODES = {403: NOT_PERMITTED, 404: USAGE, 400: USAGE, 409: 1, 422: CONFIG, 500: BUG, 503: TRY_AGAIN}
 
 
 class Unreachable(RankdError):

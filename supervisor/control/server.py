@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import pwd
 import socket
 import struct
 from collections.abc import Callable, Collection, Mapping
@@ -29,6 +28,8 @@ from supervisor.report.status import status
 from supervisor.report.stream import Streams
 
 LIMITS = Limits(connections=128)
+STRANGERS = 16
+HEARD_FOR = 5.0
 _UCRED = struct.Struct("iII")
 """pid, uid, gid of struct ucred (unix(7))."""
 
@@ -42,16 +43,16 @@ class ControlListener:
         verbs: Verbs,
         look: Look,
         *,
-        allowed: Collection[int],
+        allowed: Mapping[int, str],
         about: Mapping[str, str],
         logs: Callable[[Snapshot], Mapping[str, str]],
         ring: Ring,
     ) -> None:
-        """``allowed``: uids that may ask. ``logs``: where the directories ``attempt_<n>`` of each group are."""
+        """``allowed``: uids that may ask, with their names. ``logs``: where each group's ``attempt_<n>`` are."""
         self._listener = listener
         self._verbs = verbs
         self._look = look
-        self._allowed = frozenset(allowed)
+        self._allowed = allowed
         self._about = about
         self._logs = logs
         self._ring = ring
@@ -63,7 +64,7 @@ class ControlListener:
     async def start(self) -> None:
         """Let clients in; those who have connected already come first."""
         self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: Connection(self._web, self._connections), sock=self._listener.socket, backlog=BACKLOG
+            lambda: _Door(self._allowed, self._let_in), sock=self._listener.socket, backlog=BACKLOG
         )
 
     async def stop(self) -> None:
@@ -77,11 +78,13 @@ class ControlListener:
         self._connections.abort()
         await asyncio.sleep(0)  # transports say goodbye to their protocols in the loop's next turn
 
+    def _let_in(self) -> Connection:
+        return Connection(self._web, self._connections)
+
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        asker = _asker(request)
-        if asker.uid not in self._allowed:
-            why = f"{asker.name} (uid {asker.uid}) may not ask this daemon; [control] allow_users says who may"
-            return _reply(request, Reply(403, {"error": why}))
+        assert request.transport is not None
+        uid = _uid(request.transport)
+        asker = Asker(uid, self._allowed[uid])
         if request.path == "/events" and request.method == "GET":
             if self._streams.full:
                 return _reply(request, Reply(503, {"error": "too many listen already"}))
@@ -107,14 +110,56 @@ class ControlListener:
         return status(snapshot, self._about) | {"seq": self._ring.last, "logs": self._logs(snapshot)}
 
 
-def _asker(request: web.BaseRequest) -> Asker:
-    assert request.transport is not None
-    wire = request.transport.get_extra_info("socket")
+class _Door(asyncio.Protocol):
+    """Whoever may ask is let in; a stranger is told so as soon as he has said anything, and takes nobody's place.
+
+    A stranger who says nothing is put out after ``HEARD_FOR`` seconds, and more than ``STRANGERS`` at a time at once.
+    """
+
+    _there = 0
+
+    def __init__(self, allowed: Collection[int], let_in: Callable[[], asyncio.Protocol]) -> None:
+        self._allowed = allowed
+        self._let_in = let_in
+        self._transport: asyncio.Transport | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._uid = -1
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._uid = _uid(transport)
+        if self._uid in self._allowed:
+            inside = self._let_in()
+            transport.set_protocol(inside)
+            inside.connection_made(transport)
+            return
+        _Door._there += 1
+        self._transport = transport
+        if _Door._there > STRANGERS:
+            transport.abort()
+        else:
+            self._alarm = asyncio.get_running_loop().call_later(HEARD_FOR, transport.abort)
+
+    def data_received(self, _data: bytes) -> None:
+        assert self._transport is not None
+        why = f"uid {self._uid} may not ask this daemon; [control] allow_users says who may"
+        body = json.dumps({"error": why})
+        self._transport.write(
+            f"HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            f"Connection: close\r\n\r\n{body}".encode()
+        )
+        self._transport.close()
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        _Door._there -= 1
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+
+def _uid(transport: asyncio.BaseTransport) -> int:
+    wire = transport.get_extra_info("socket")
     _, uid, _ = _UCRED.unpack(wire.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    try:
-        return Asker(uid, pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        return Asker(uid, f"uid {uid}")
+    return int(uid)
 
 
 def _reply(request: web.BaseRequest, reply: Reply) -> web.Response:

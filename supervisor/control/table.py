@@ -94,8 +94,12 @@ def phase(view: View) -> str:
 def what(view: View, later: float = 0.0) -> str:
     """What happens next and when, and why it is as it is; nothing of a group that does what it should."""
     parts = []
-    if view["next"] is not None:
+    if view["next"] is not None and view["next_in_s"] is not None:
         parts.append(f"in {_for(view['next_in_s'] - later, up=True)}: {view['next']}")
+    elif view["next"] is not None:
+        parts.append(view["next"])
+    if view["roll"] is not None and view["roll"]["halted"]:
+        parts.append("not all workers are replaced")
     well = view["ready"] or view["succeeded"]
     if view["why"] and not (well and view["phase"] in ("running", "finished")) and not _tells_failure(view):
         parts.append(view["why"])
@@ -109,6 +113,9 @@ def _tells_failure(view: View) -> bool:
 
 
 def _is_troubled(view: View) -> bool:
+    """Also one that serves on without those who have failed for good."""
+    if view["roll"] is not None and view["roll"]["halted"]:
+        return True
     return not (view["ready"] or view["succeeded"] or view["stopped_by"])
 
 

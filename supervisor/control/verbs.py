@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from supervisor import clock
 from supervisor.core import events
 from supervisor.core.events import Event, signal_name
-from supervisor.core.groups import Arrival, DrainRequested, Groups, Of, UndrainRequested
+from supervisor.core.groups import Arrival, DrainRequested, Groups, Of, UndrainRequested, missing_for
 from supervisor.core.messages import RunRequested, StopRequested, Worker
-from supervisor.core.state import Group
+from supervisor.core.state import Group, Phase
 from supervisor.plan import Reach
 
 OF_A_GROUP = ("start", "stop", "restart", "signal")
@@ -45,6 +45,8 @@ class Unreloaded(Protocol):
     def why(self) -> str: ...
     @property
     def mistakes(self) -> tuple[str, ...]: ...
+    @property
+    def fault(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +63,14 @@ class Verbs:
     async def do(self, verb: str, asker: Asker) -> Reply:
         """A verb of the daemon's."""
         state, seq = self.state(), self.seq()
-        if verb != "reload" and state.stage not in ("starting", "running"):
+        if state.stage not in ("starting", "running"):
             return _no(409, f"the daemon is {state.stage}: {state.why}")
         self._told(verb, asker, None)
         if verb == "reload":
             refused = await self.reload()
             if refused is not None:
-                return Reply(422, {"error": f"not reloaded: {refused.why}", "mistakes": list(refused.mistakes)})
+                status = {"file": 422, "host": 503}.get(refused.fault, 500)
+                return Reply(status, {"error": f"not reloaded: {refused.why}", "mistakes": list(refused.mistakes)})
         else:
             self.arrive(DrainRequested(asker.name) if verb == "drain" else UndrainRequested(asker.name))
         return Reply(200, {"seq": seq})
@@ -121,6 +124,8 @@ def _why_not(state: Groups, group: Group, verb: str) -> str:
     if group.unkillable:
         ranks = ", ".join(str(group.rank(rank)) for rank in sorted(group.unkillable))
         return f"group {name} has workers that cannot be killed (rank {ranks}): their slots are not used again"
+    if verb == "restart" and group.phase is not Phase.WAITING and (why := missing_for(state, name)):
+        return f"group {name} could not start again: it {why}"
     return ""
 
 

@@ -27,6 +27,9 @@ def outcome(verb: str, group: Mapping[str, Any] | None, before: int) -> Outcome 
         if group["attempt"] > before or verb == "start":
             return Outcome(True, "has succeeded") if group["succeeded"] else Outcome(False, group["why"])
         return Outcome(False, group["why"])  # only what cannot be killed keeps a group from beginning anew
+    if verb == "restart" and group["roll"] is not None:
+        halted = group["roll"]["halted"]
+        return Outcome(False, f"goes on with workers that are not replaced: {halted}") if halted else None
     anew = verb == "start" or group["attempt"] > before
     settled = all(worker["state"] in ("ready", "succeeded") for worker in group["workers"])
     return Outcome(True, "is ready") if anew and group["phase"] == "running" and settled else None

@@ -237,6 +237,15 @@ def why_not_reload(state: Groups, plan: DaemonPlan) -> str:
     return f"only a restart of rankd can change {', '.join(fixed)}" if fixed else ""
 
 
+def missing_for(state: Groups, name: str) -> str:
+    """What stands against it that the group starts now, of all that it depends on; empty: nothing."""
+    verdict, other = order.may_start(state.groups[name].plan.depends_on, _standings(state.groups.values()))
+    if verdict == "met":
+        return ""
+    phase = state.groups[other].phase.replace("_", " ")
+    return f"depends on {other}, which is {phase} and not {state.groups[name].plan.depends_on[other]}"
+
+
 def _reload(round: _Round, new: ReloadRequested) -> None:
     state, now = round.state, round.now
     if why_not_reload(state, new.plan):

@@ -49,6 +49,14 @@ class FailureView:
 
 
 @dataclass(frozen=True, slots=True)
+class RollView:
+    """A rolling restart: so many workers are new; ``halted`` says why it goes no further, if so."""
+
+    replaced: int
+    halted: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GroupView:
     """One group. ``next`` is what happens next, in words, and ``next_at`` when (both None: nothing is scheduled).
 
@@ -56,7 +64,8 @@ class GroupView:
     ``restarts_left`` is None for no limit; ``why`` says how the group came into its phase. ``returned``: what its
     functions have returned (see ``core.returned``). ``learnt``: the limits of sections that are learnt, and why they
     are what they are (see ``core.learning``). ``failed``: for good. ``stopped_by``: the
-    person who had it stopped. ``hosts``: how many make its world; ``cut_off``: why nothing is heard of the others.
+    person who had it stopped. ``roll``: a rolling restart, under way or halted. ``hosts``: how many make its world;
+    ``cut_off``: why nothing is heard of the others.
     """
 
     name: str
@@ -84,6 +93,7 @@ class GroupView:
     learnt: Mapping[str, Any] = field(default_factory=dict)
     failed: bool = False
     stopped_by: str = ""
+    roll: RollView | None = None
 
 
 class Only(NamedTuple):

@@ -28,13 +28,20 @@ from supervisor.plan import GroupPlan
 def can_roll(group: Group, plan: GroupPlan) -> bool:
     """Whether the group comes to that plan by a roll: it serves, worker by worker, and all could run side by side.
 
-    They share a MASTER_PORT and the doors in the runtime directory.
+    They share a MASTER_PORT and the doors in the runtime directory; a new rank may have the port of its own predecessor
+    only.
     """
+    if plan.first_port != group.plan.first_port and _ports(plan) & _ports(group.plan):
+        return False
     if not group.plan.restart.scope == plan.restart.scope == "worker" or _shared(group.plan) != _shared(plan):
         return False
     if group.world is None or not (group.phase is Phase.RUNNING or (group.phase is Phase.STARTING and group.ready)):
         return False
     return any(slot.status is None and slot.worker.rank < plan.workers for slot in group.live.values())
+
+
+def _ports(plan: GroupPlan) -> frozenset[int]:
+    return frozenset(range(plan.first_port, plan.first_port + plan.workers)) if plan.first_port else frozenset()
 
 
 def _shared(plan: GroupPlan) -> tuple[object, ...]:
@@ -52,7 +59,8 @@ def begin_roll(turn: Turn, plan: GroupPlan, why: str, *, everybody: bool = False
     earlier = group.roll
     goes_on = earlier is not None and group.rolls and earlier.everybody
     if earlier is not None and group.rolls and everybody:
-        turn.set(roll=earlier._replace(everybody=True))
+        turn.set(roll=earlier._replace(why=why, everybody=True, renewed=frozenset()))
+        turn.events.append(events.group_rolling(turn.now, plan.name, plan.workers, 0, why))
         return
     if earlier is not None and earlier.settles_at is not None:
         turn.effects.append(CancelTimer("roll"))

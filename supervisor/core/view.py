@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from supervisor.core import restarts
 from supervisor.core.events import signal_name
 from supervisor.core.groups import Groups, drain_reason
-from supervisor.core.health import FailureView, GroupView, Only, Snapshot, WorkerView
+from supervisor.core.health import FailureView, GroupView, Only, RollView, Snapshot, WorkerView
 from supervisor.core.returned import returned
 from supervisor.core.state import Ended, Group, Phase, Slot
 from supervisor.core.steady import Standing
@@ -77,6 +77,7 @@ def group_view(
         returned=returned(group) if group.plan.returns and workers is True else {},
         failed=group.verdict is not None and group.verdict.outcome == "failed",
         stopped_by=group.stopped_by,
+        roll=None if group.roll is None else RollView(len(group.roll.renewed), public(group.roll.halted)),
     )
 
 

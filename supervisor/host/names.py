@@ -1,9 +1,10 @@
-"""What this host is called."""
+"""What this host is called, and its users."""
 
 from __future__ import annotations
 
+import pwd
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 HOSTS = "/etc/hosts"
@@ -48,3 +49,14 @@ def address_towards(urls: Sequence[str]) -> str:
         except OSError as error:
             reasons.append(f"{url}: {error.strerror}")
     raise OSError(f"no way to {'; '.join(reasons)}")
+
+
+def user_names(uids: Iterable[int]) -> Mapping[int, str]:
+    """What these users are called on this host. Name services may take their time: not for the loop."""
+    names = {}
+    for uid in uids:
+        try:
+            names[uid] = pwd.getpwuid(uid).pw_name
+        except KeyError:
+            names[uid] = f"uid {uid}"
+    return names

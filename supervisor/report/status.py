@@ -46,6 +46,7 @@ def _group(view: GroupView, now: float) -> dict[str, Any]:
         "succeeded": view.succeeded,
         "failed": view.failed,
         "stopped_by": view.stopped_by,
+        "roll": None if view.roll is None else {"replaced": view.roll.replaced, "halted": view.roll.halted},
         "attempt": view.attempt,
         "round": view.round,
         "hosts": view.hosts,

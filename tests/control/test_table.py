@@ -12,7 +12,22 @@ from supervisor.core.health import Snapshot
 from supervisor.plan import Backoff, Probe, RestartRules
 from supervisor.report.progress import cells
 from supervisor.report.status import status
-from tests.stories.story import Story, asked_to_stop, due, exited, gone, job, killed, ready, running, unready, up
+from tests.stories.story import (
+    Story,
+    asked_to_run,
+    asked_to_stop,
+    due,
+    exited,
+    gone,
+    job,
+    killed,
+    not_started,
+    ready,
+    running,
+    unready,
+    up,
+)
+from tests.stories.test_rolling import replaced, serving
 
 PAUSED = RestartRules(backoff=Backoff(initial=20.0, jitter=0.0))
 
@@ -135,3 +150,24 @@ def test_what_a_worker_says_moves_no_cursor() -> None:
     story = running(job("web", probe=Probe("http://h")))
     story.happen(1.0, unready(0, "\x1b[2J503"))
     assert "\x1b" not in "".join(lines(story))
+
+
+def test_of_a_rolling_restart_it_says_how_far_it_has_come() -> None:
+    story = running(serving(2))
+    story.happen(1.0, asked_to_run(anew=True))
+    replaced(story, 2.0, 0)
+    assert lines(story)[2].endswith("replaces its workers, 1/2 so far")
+
+
+def test_of_a_rolling_restart_that_has_halted_it_says_who_has_failed_though_the_others_serve() -> None:
+    story = running(serving(3))
+    story.happen(1.0, asked_to_run(anew=True))
+    story.happen(2.0, killed(0, 15))
+    story.happen(2.0, gone(0))
+    story.happen(3.0, not_started(0, "permanent"))
+    shown = lines(story)
+    assert shown[0] == "rankd on h: running, ready"
+    assert shown[2].startswith("job    running  2/3")
+    assert shown[2].endswith("not all workers are replaced")
+    assert shown[4].startswith("job: rank 0")
+    assert shown[5].strip().startswith("/logs/job/")

@@ -12,7 +12,7 @@ from supervisor.core.events import Event
 from supervisor.core.groups import Arrival, DrainRequested, UndrainRequested
 from supervisor.core.messages import Worker
 from supervisor.plan import Reach
-from tests.stories.story import Story, asked_to_stop, due, end, exited, job, read_anew, running
+from tests.stories.story import Story, asked_to_stop, due, end, exited, gone, job, killed, read_anew, running
 
 ROOT = Asker(0, "root")
 
@@ -21,6 +21,7 @@ ROOT = Asker(0, "root")
 class Refusal:
     why: str
     mistakes: tuple[str, ...] = ()
+    fault: str = "file"
 
 
 @dataclass
@@ -128,3 +129,27 @@ async def test_clients_are_kept_away_and_let_back() -> None:
     assert asked.story.state.drained_by == ""
     asked.story.happen(1.0, end())
     assert (await asked.verbs().do("drain", ROOT)).body == {"error": "the daemon is stopping: SIGTERM"}
+
+
+def test_a_group_is_not_restarted_into_a_world_without_what_it_needs() -> None:
+    story = running(job("a"), job("b", depends_on={"a": "ready"}))
+    story.happen(1.0, asked_to_stop(by="root", of="a"))
+    story.happen(2.0, killed(0, 15, of="a"))
+    story.happen(2.0, gone(0, of="a"))
+    asked = Asked(story)
+    assert asked.refused(asked.do_to("b", "restart")) == (
+        409, "group b could not start again: it depends on a, which is finished and not ready",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("fault", "status"), [("file", 422), ("host", 503), ("rankd", 500)])
+async def test_a_reload_that_is_refused_is_not_always_the_files_fault(fault: str, status: int) -> None:
+    asked = Asked(running(job()), Refusal("no", fault=fault))
+    reply = await asked.verbs().do("reload", ROOT)
+    assert (reply.status, reply.body["error"]) == (status, "not reloaded: no")
+
+
+async def test_a_daemon_that_stops_reads_no_file() -> None:
+    story = running(job())
+    story.happen(1.0, end())
+    assert (await Asked(story, Refusal("not asked")).verbs().do("reload", ROOT)).status == 409

@@ -17,10 +17,12 @@ from tests.stories.story import (
     gone,
     job,
     killed,
+    not_started,
     ready,
     running,
     started,
 )
+from tests.stories.test_rolling import replaced, serving
 
 
 def view(story: Story) -> dict[str, Any]:
@@ -93,3 +95,24 @@ def test_who_waits_no_longer_is_told_how_far_it_is() -> None:
     words = "is not started yet, but running, 0/1 workers ready: every worker has started"
     assert so_far("start", view(story)) == words
     assert so_far("stop", None) == "is gone"
+
+
+def test_a_rolling_restart_is_so_when_the_last_worker_is_replaced() -> None:
+    story = running(serving(2))
+    story.happen(1.0, asked_to_run(anew=True))
+    replaced(story, 2.0, 0)
+    assert outcome("restart", view(story), 0) is None
+    replaced(story, 3.0, 1)
+    assert outcome("restart", view(story), 0) == Outcome(True, "is ready")
+
+
+def test_a_rolling_restart_that_has_halted_is_not_so() -> None:
+    story = running(serving(3))
+    story.happen(1.0, asked_to_run(anew=True))
+    story.happen(2.0, killed(0, 15))
+    story.happen(2.0, gone(0))
+    story.happen(3.0, not_started(0, "permanent"))
+    found = outcome("restart", view(story), 0)
+    assert found is not None
+    assert not found.is_so
+    assert found.words.startswith("goes on with workers that are not replaced: ")

@@ -22,11 +22,23 @@ import pytest
 
 from tests.end_to_end.configs import SLEEP, group, ladder, python, table
 from tests.end_to_end.conftest import Start
-from tests.end_to_end.rankd import PATIENCE, ROOT, Rankd
+from tests.end_to_end.rankd import PATIENCE, ROOT, Rankd, until
 
 pytestmark = pytest.mark.end_to_end
 
 NOBODY = 65534
+CROWD = """
+import socket, sys, time
+crowd = [socket.socket(socket.AF_UNIX) for _ in range(200)]
+for one in crowd:
+    one.connect(sys.argv[1])
+    try:
+        one.send(b"G")
+    except OSError:
+        pass
+print("all are there", flush=True)
+time.sleep(1000)
+"""
 AS_NOBODY = ("setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups")
 needs_another_user = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None,
@@ -301,13 +313,43 @@ def test_another_user_may_ask_only_if_the_configuration_says_so(rankd: Start, op
     for words in (["status"], ["stop", "cache"], ["events"], ["reload"]):
         code, out, err = ask(daemon, *words, through=AS_NOBODY)
         assert (code, out) == (77, "")
-        assert "(uid 65534) may not ask this daemon" in err
+        assert "uid 65534 may not ask this daemon" in err
     assert not daemon.all("control.command")
     assert daemon.stop() == 0
     allowed = ready(rankd(TWO + table("control", allow_users=[NOBODY])), "cache", "trainer")
     assert ask(allowed, "restart", "cache", "--wait", through=AS_NOBODY)[0] == 0
     allowed.wait_for("control.command", verb="restart", uid=NOBODY)
     assert allowed.stop() == 0
+
+
+def test_a_daemon_without_a_terminal_reloads_on_sighup_whatever_its_records_look_like(rankd: Start) -> None:
+    config = table("log", format="console") + TWO
+    daemon = rankd(config, through=["sh", "-c", 'exec "$@" > /dev/null', "sh"])
+    until(lambda: ask(daemon, "status")[0] == 0, "an answer")
+    (daemon.directory / "rankd.toml").write_text(config + group("more", SLEEP))
+    daemon.signal(signal.SIGHUP)
+    until(lambda: "more" in ask(daemon, "status")[1], "the group")
+    assert daemon.stop() == 0
+
+
+@needs_another_user
+def test_strangers_by_the_hundred_put_nobody_out(rankd: Start, open_to_all: None) -> None:
+    daemon = ready(rankd(TWO + table("control", allow_users=["daemon"])), "cache", "trainer")
+    following = begin(daemon, "events", "-f", "--json", "--since", "0")
+    crowd = subprocess.Popen(
+        [*AS_NOBODY, sys.executable, "-S", "-c", CROWD, str(socket_of(daemon))], stdout=subprocess.PIPE, text=True
+    )
+    with following, crowd:
+        try:
+            assert crowd.stdout is not None
+            assert crowd.stdout.readline() == "all are there\n"
+            assert ask(daemon, "stop", "cache", "--wait")[0] == 0
+            assert following.stdout is not None
+            assert any(json.loads(line)["event"] == "control.command" for line in following.stdout)
+        finally:
+            crowd.kill()
+            following.kill()
+    assert daemon.stop() == 0
 
 
 @needs_another_user

@@ -55,9 +55,8 @@ def test_two_at_a_time_are_drained_stopped_and_replaced_while_the_group_stays_re
     assert (done["replaced"], done["workers"], done["halted"]) == (4, 4, False)
     daemon.until("/readyz/web/0", 200)
     names = [(record["event"], record["local_rank"]) for record in daemon.records if "local_rank" in record]
-    rolled = [
-        one for one in names[names.index(("worker.stopping", 0)) :] if one[0] in ("worker.stopping", "worker.ready")
-    ]
+    told = [one for one in names if one[0] in ("worker.stopping", "worker.ready")]
+    rolled = told[[name for name, _ in told].index("worker.stopping") :]
     assert {rank for _, rank in rolled[:2]} == {0, 1}, "two were taken"
     for place, (name, _) in enumerate(rolled):
         stopped = sum(one == "worker.stopping" for one, _ in rolled[: place + 1])

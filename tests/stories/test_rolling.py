@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from supervisor.core.state import Phase
 from supervisor.plan import Backoff, GroupPlan, Probe, RestartRules, Rung, StopRules
 from tests.stories.story import (
@@ -259,10 +261,20 @@ def test_the_newest_of_two_plans_wins_and_who_runs_by_it_is_not_restarted_again(
         (4.0, started(0), "SIGTERM tree 0#1; timer condemned:0 34", "worker.started; worker.stopping rank=0"),
     )
     replaced(story, 5.0, 0)
-    story.tell((6.0, asked_to_roll(), "", ""))
     replaced(story, 7.0, 1, 2)
     assert (story.group.roll, story.group.plan) == (None, third)
     assert [slot.worker.attempt for slot in story.group.live.values()] == [2, 3, 4]
+
+
+def test_who_asks_for_a_restart_during_a_roll_has_everybody_started_anew_from_then_on() -> None:
+    """There may be another program under the old name since the roll began."""
+    story = running(serving(3))
+    story.happen(1.0, asked_to_roll())
+    replaced(story, 2.0, 0)
+    story.tell((6.0, asked_to_roll(), "", "group.rolling replaced=0"))
+    replaced(story, 7.0, 1, 0, 2)
+    assert story.group.roll is None
+    assert [slot.worker.attempt for slot in story.group.live.values()] == [3, 2, 4]
 
 
 def test_a_replacement_that_pauses_after_a_crash_does_not_hold_up_a_better_plan() -> None:
@@ -283,7 +295,7 @@ def test_somebody_can_have_all_workers_started_anew_though_nothing_has_changed()
     plan = serving(2)
     story = running(plan).tell(
         (1.0, asked_to_roll(), "SIGTERM tree 0#0; timer condemned:0 31", "group.rolling; worker.stopping"),
-        (2.0, asked_to_roll(), "", ""),
+        (2.0, asked_to_roll(), "", "group.rolling"),
     )
     replaced(story, 3.0, 0)
     story.happen(4.0, killed(1, 15))
@@ -498,3 +510,12 @@ def test_an_end_that_was_to_be_repeated_and_cannot_be_is_a_failure_of_the_releas
     story.tell((4.0, exited(0), "", "worker.exited; group.rolling halted=true; group.degraded"), (4.0, gone(0)))
     assert story.group.is_missing(0)
     story.tell((5.0, started(1), "", "worker.started; group.ready"))
+
+
+@pytest.mark.parametrize(("first", "rolls"), [(8004, True), (8001, False), (0, True)])
+def test_a_new_worker_never_gets_a_port_that_another_still_has(first: int, rolls: bool) -> None:
+    """Its probe would be answered by the old one."""
+    plan = replace(serving(3), first_port=8000)
+    story = running(plan)
+    story.happen(1.0, read_anew(replace(plan, first_port=first)))
+    assert (story.group.roll is not None) == rolls
