@@ -323,7 +323,7 @@ def test_another_user_may_ask_only_if_the_configuration_says_so(rankd: Start, op
 
 
 def test_a_daemon_without_a_terminal_reloads_on_sighup_whatever_its_records_look_like(rankd: Start) -> None:
-    config = table("log", format="console") + TWO
+    config = table("log", format="console") + table("health", listen=["127.0.0.1:0"]) + TWO
     daemon = rankd(config, through=["sh", "-c", 'exec "$@" > /dev/null', "sh"])
     until(lambda: ask(daemon, "status")[0] == 0, "an answer")
     (daemon.directory / "rankd.toml").write_text(config + group("more", SLEEP))

@@ -312,7 +312,8 @@ def test_reload_is_gone_by_and_a_wrong_file_is_told_in_journal_and_status(machin
     wait_for(machine, "group.ready", group="comes")
     assert before.items() <= machine.processes("rankd").items(), "what has not changed is not touched"
     configure(machine, stays + "wrokers = 3\n")
-    machine.run("systemctl", "reload", "rankd")
+    assert machine.run("systemctl", "reload", "rankd", check=False).returncode != 0
+    assert "wrokers: unknown key" in machine.run("journalctl", "-u", "rankd", "-o", "cat").stdout
     refused = wait_for(machine, "daemon.reload_refused")
     assert refused["reason"].startswith("/etc/rankd/rankd.toml:")
     machine.wait_for(lambda entry: record(entry).get("event") == "daemon.reload_refused", "refusal")
