@@ -14,6 +14,8 @@ from supervisor.control.client import Daemon, Refused, Stream
 from supervisor.errors import CONFIG, OK, TRY_AGAIN, RankdError
 
 STDOUT = 1
+ASK_EVERY = 2.0
+"""Seconds after which whoever waits asks again, though no record has come: ``log.level`` may keep those that would."""
 
 
 class NoSuchGroup(RankdError):
@@ -107,11 +109,15 @@ def lifecycle(verb: str, arguments: argparse.Namespace) -> int:
             outcome = waiting.outcome(verb, group, said["attempt"])
             if outcome is not None:
                 return _told(name, verb, outcome)
-            while not waiting.may_decide(records := stream.read(give_up_at), name):
-                if not records:
+            ask_at = time.monotonic() + ASK_EVERY
+            if give_up_at is not None:
+                if time.monotonic() >= give_up_at:
                     words = f"after {arguments.timeout:g} s group {name} {waiting.so_far(verb, group)}"
                     sys.stderr.write(f"rankd: {words}\n")
                     return TRY_AGAIN
+                ask_at = min(ask_at, give_up_at)
+            while (records := stream.read(ask_at)) and not waiting.may_decide(records, name):
+                pass
 
 
 def _told(name: str, verb: str, outcome: waiting.Outcome) -> int:

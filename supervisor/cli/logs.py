@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from supervisor.cli import asked
-from supervisor.control.client import Record, Stream
+from supervisor.control.client import Record, Stream, Unreachable
 from supervisor.control.files import Followed, Unreadable
 from supervisor.errors import OK, RankdError
 
@@ -62,7 +62,12 @@ def main(arguments: argparse.Namespace) -> int:
         with Stream(daemon, status["seq"]) as news:
             while True:
                 _write(followed, several)
-                if any(_starts(record, arguments) for record in news.read(time.monotonic() + LOOK_EVERY)):
+                try:
+                    records = news.read(time.monotonic() + LOOK_EVERY)
+                except Unreachable:
+                    _write(followed, several, over=True)
+                    raise
+                if any(_starts(record, arguments) for record in records):
                     _turn_to(followed, _logs(daemon.status(), arguments), several)
 
 

@@ -60,6 +60,8 @@ def _watch(status: dict[str, Any], news: Stream, arguments: argparse.Namespace) 
             while news.read(together):
                 pass
             return
+        if time.monotonic() - began_at >= asked.ASK_EVERY:
+            return
 
 
 def _over_the_last(text: str) -> str:

@@ -70,14 +70,23 @@ class Daemon:
 
     @classmethod
     def find(cls, given: str | None, environ: Mapping[str, str]) -> Daemon:
-        """The one that ``--socket`` names, else the first that is there. Raises ``Unreachable``."""
+        """The one that ``--socket`` names, else the first that listens. Raises ``Unreachable``, or ``Forbidden`` where
+        somebody may be who is not for us."""
         if given is not None:
             return cls(given)
-        tried = candidates(environ)
+        tried, forbidden = candidates(environ), None
         for path in tried:
-            if os.path.lexists(path):
+            try:
+                cls(path).connect(PATIENCE).close()
+            except Forbidden as error:
+                forbidden = forbidden or error
+            except Unreachable:
+                continue
+            else:
                 return cls(path)
-        raise Unreachable(f"no daemon is here: there is no {' nor '.join(tried)} (--socket PATH names another)")
+        if forbidden is not None:
+            raise forbidden
+        raise Unreachable(f"no daemon is here: nobody listens on {' or '.join(tried)} (--socket PATH names another)")
 
     def status(self) -> dict[str, Any]:
         """As ``/status`` of the health listener, with ``seq`` (of the last record) and ``logs`` (a folder a group)."""
@@ -137,11 +146,27 @@ class Stream:
     """The records that a daemon tells, from a number on; close it."""
 
     def __init__(self, daemon: Daemon, since: int) -> None:
-        self._wire = daemon.connect(PATIENCE)
-        self._wire.sendall(_request("GET", f"/events?since={since}"))
+        self._daemon = daemon
+        self._last = since
+        self._path = daemon.path
+        self._begin()
+
+    def _begin(self) -> None:
+        self._wire = self._daemon.connect(PATIENCE)
+        self._wire.sendall(_request("GET", f"/events?since={self._last}"))
         self._unread = b""
         self._answered = False
-        self._path = daemon.path
+
+    def _go_on(self) -> None:
+        """We were too slow, and have been cut off; or the daemon has ended."""
+        self._wire.close()
+        try:
+            goes_on = self._daemon.status()["seq"] >= self._last
+            self._begin()
+        except Unreachable:
+            goes_on = False
+        if not goes_on:
+            raise Unreachable("the daemon has ended")
 
     def __enter__(self) -> Self:
         return self
@@ -163,7 +188,8 @@ class Stream:
             except ConnectionError:
                 chunk = b""
             if not chunk:
-                raise Unreachable("the daemon has ended")
+                self._go_on()
+                continue
             self._unread += chunk
             if not self._answered:
                 head, end, rest = self._unread.partition(b"\r\n\r\n")
@@ -174,6 +200,7 @@ class Stream:
                 self._answered, self._unread = True, rest
             *whole, self._unread = self._unread.split(b"\n\n")
             if records := [record for block in whole if (record := _record(block)) is not None]:
+                self._last = max(self._last, *(record.get("seq", 0) for record in records))
                 return records
 
 

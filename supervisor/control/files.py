@@ -11,6 +11,8 @@ from typing import IO
 from supervisor.errors import NOT_PERMITTED, UNAVAILABLE, RankdError
 
 BLOCK = 1 << 16
+LONGEST = 1 << 20
+"""Bytes of a line whose end is not waited for."""
 
 
 class Unreadable(RankdError):
@@ -37,13 +39,16 @@ def reading(path: str) -> IO[bytes]:
 def seek_last(file: IO[bytes], lines: int) -> None:
     """Go to where the last so many lines begin; what has no end yet counts as one."""
     end = at = file.seek(0, os.SEEK_END)
-    found = b""
-    while at and found.count(b"\n", 0, -1) < lines:
+    left = lines
+    while at and left:
         begin = max(0, at - BLOCK)
         file.seek(begin)
-        found, at = file.read(at - begin) + found, begin
-    kept = b"".join(found.splitlines(keepends=True)[-lines:]) if lines else b""
-    file.seek(end - len(kept))
+        block = file.read(at - begin)
+        place = len(block) - (at == end)  # the newline at the very end begins no line
+        while left and (place := block.rfind(b"\n", 0, place)) >= 0:
+            left -= 1
+        at = begin if place < 0 else begin + place + 1
+    file.seek(at)
 
 
 class Followed:
@@ -64,6 +69,7 @@ class Followed:
         """Those that are new, without their ends; with ``over`` also what has no end, as nothing will follow it."""
         found = self._rest + self._new()
         *whole, self._rest = found.split(b"\n")
+        over = over or len(self._rest) > LONGEST
         if over and self._rest:
             whole.append(self._rest)
             self._rest = b""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.control.files import BLOCK, Followed, Unreadable, reading
+from supervisor.control import files
+from supervisor.control.files import BLOCK, Followed, Unreadable, reading, seek_last
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,30 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(Unreadable) as missing:
         reading(str(tmp_path / "none"))
     assert missing.value.is_missing
+
+
+@pytest.mark.parametrize("lines", range(7))
+@pytest.mark.parametrize(
+    "text", [b"", b"a", b"a\n", b"a\nb", b"a\n\nb\n", b"p1\rp2\rp3\nlast\n", b"\n\n\n", b"abcd\nefgh\nijkl\n"]
+)
+@pytest.mark.parametrize("block", [1, 3, 1 << 16])
+def test_the_last_lines_are_those_that_end_in_a_newline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes, lines: int, block: int
+) -> None:
+    monkeypatch.setattr(files, "BLOCK", block)
+    path = tmp_path / "log"
+    path.write_bytes(text)
+    with reading(str(path)) as file:
+        seek_last(file, lines)
+        whole = text.split(b"\n")
+        kept = [line + b"\n" for line in whole[:-1]] + [whole[-1]] * bool(whole[-1])
+        assert file.read() == (b"".join(kept[-lines:]) if lines else b"")
+
+
+def test_a_line_that_never_ends_is_shown_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LONGEST", 4)
+    path = tmp_path / "log"
+    path.write_bytes(b"ab\ncdefgh")
+    followed = Followed(str(path), None)
+    assert followed.lines() == [b"ab", b"cdefgh"]
+    followed.close()

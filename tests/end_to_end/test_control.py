@@ -187,6 +187,15 @@ def test_what_is_watched_or_followed_is_told_as_it_happens(rankd: Start) -> None
                 one.kill()
 
 
+def test_who_waits_is_told_though_no_record_is(rankd: Start) -> None:
+    """``log.level`` may keep what would have told him."""
+    daemon = rankd(table("log", level="warning") + table("health", listen=["127.0.0.1:0"]) + TWO)
+    until(lambda: ask(daemon, "status")[0] == 0, "an answer")
+    assert ask(daemon, "stop", "cache", "--wait")[0] == 0
+    assert ask(daemon, "start", "cache", "--wait") == (0, "group cache is ready\n", "")
+    assert daemon.stop() == 0
+
+
 def test_events_are_those_after_a_number_and_end_without_follow(rankd: Start) -> None:
     daemon = ready(rankd(TWO), "cache", "trainer")
     begun = daemon.wait_for("daemon.started")["seq"]
@@ -268,7 +277,7 @@ def test_where_no_daemon_is_one_sentence_says_so(rankd: Start, tmp_path: Path) -
         check=False,
     )
     assert done.returncode == 69 or Path("/run/rankd/control.sock").exists()
-    assert f"{tmp_path}/none/control.sock nor {tmp_path}/rankd/control.sock" in done.stderr
+    assert f"{tmp_path}/none/control.sock or {tmp_path}/rankd/control.sock" in done.stderr
 
 
 def test_the_socket_of_a_killed_daemon_is_replaced_and_that_of_a_live_one_is_not(rankd: Start) -> None:
