@@ -86,8 +86,8 @@ def worker_exited(turn: Turn, exited: WorkerExited) -> None:
 
 
 def _by(group: Group, exited: WorkerExited, condemned: Condemned | None) -> By:
-    """Who ended it: the kernel, where that is proved; what we had found it failed by; we, if we had begun to stop it;
-    itself, by exiting or crashing; else somebody outside."""
+    """Who ended it: the kernel, where that is proved; what we had found it failed by; we, if we had begun to stop it,
+    or somebody had us send it that signal; itself, by exiting or crashing; else somebody outside."""
     status = exited.status
     if exited.oom:
         return "oom"
@@ -96,6 +96,8 @@ def _by(group: Group, exited: WorkerExited, condemned: Condemned | None) -> By:
     if group.phase in (Phase.STOPPING, Phase.FINISHED) and not exited.unasked:
         ours = any(status.signal == rung.signal for rung in group.plan.stop.ladder)
         return "itself" if status.signal in CRASH_SIGNALS and not ours else "daemon"
+    if status.signal is not None and status.signal == exited.sent:
+        return "daemon"
     return "itself" if status.signal is None or status.signal in CRASH_SIGNALS else "outside"
 
 

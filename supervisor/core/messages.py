@@ -265,7 +265,7 @@ class WorkerExited:
     ``oom``: proved that the kernel has killed it for want of memory. ``evidence``: what else is known, or who says so.
     ``stderr_tail``: the last lines that it wrote to stderr, where it may have failed and they can be had.
     ``unasked``: it had ended before we sent it any signal. ``error``: its error file, if it has failed so.
-    ``returned``: what its function has returned, if it was one and has ended well.
+    ``returned``: what its function has returned, if it was one and has ended well. ``sent``: the last signal of ours.
     """
 
     worker: Worker
@@ -276,6 +276,7 @@ class WorkerExited:
     unasked: bool = False
     error: ErrorReport | None = None
     returned: Returned | None = None
+    sent: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -323,7 +323,10 @@ class Processes:
         # A worker that fails because its peers are stopped has nothing to add, and there may be a thousand of them.
         error = None if run.asked or status.code == 0 else error_file.read(run.error_file)
         returned = return_file.read(run.return_file) if status.code == 0 and run.return_file else None
-        self._post(run.group, WorkerExited(run.worker, status, oom, evidence, tail, not run.asked, error, returned))
+        self._post(
+            run.group,
+            WorkerExited(run.worker, status, oom, evidence, tail, not run.asked, error, returned, run.signal),
+        )
 
     def _evidence(self, run: _Run, status: ExitStatus) -> tuple[bool, str]:
         """Of an end that needs one: whether the kernel killed it for memory, and what else there is to say."""

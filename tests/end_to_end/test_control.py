@@ -247,6 +247,8 @@ def test_a_signal_reaches_one_rank_or_all(rankd: Start) -> None:
     assert not [line for line in daemon.console if "[job0]:heard 10" in line]
     assert ask(daemon, "signal", "job:7", "usr1") == (1, "", "rankd: rank 7 of group job does not run\n")
     assert ask(daemon, "signal", "job", "usr9")[0] == 64
+    assert ask(daemon, "signal", "job:0", "kill")[0] == 0
+    daemon.wait_for("worker.exited", rank=0, signal="SIGKILL", by="daemon")
     assert daemon.stop() == 0
 
 

@@ -176,8 +176,13 @@ def exited(
     )
 
 
-def killed(rank: int, signal: int, *, core_dumped: bool = False, attempt: int | None = None, of: str = "") -> Happening:
-    return _about(of, rank, attempt, lambda worker: WorkerExited(worker, ExitStatus(None, signal, core_dumped)))
+def killed(
+    rank: int, signal: int, *, core_dumped: bool = False, sent: int | None = None,
+    attempt: int | None = None, of: str = "",
+) -> Happening:  # fmt: skip
+    return _about(
+        of, rank, attempt, lambda worker: WorkerExited(worker, ExitStatus(None, signal, core_dumped), sent=sent)
+    )
 
 
 def said_ready(rank: int, attempt: int | None = None, of: str = "") -> Happening:

@@ -100,3 +100,13 @@ def test_a_late_report_of_the_attempt_before_changes_nothing() -> None:
 def test_attempts_go_on_counting_where_an_earlier_daemon_stopped() -> None:
     """Logs of attempts up to 6 are there: the first one is 7, so that none is wiped."""
     Story(job(), attempt=6).tell((0.0, up(), "form world 7", "group.starting attempt=7"))
+
+
+def test_a_signal_that_somebody_had_us_send_is_not_from_outside() -> None:
+    story = running(job())
+    story.happen(1.0, killed(0, signal.SIGKILL, sent=signal.SIGKILL))
+    assert story.said[0].fields["by"] == "daemon"
+    assert "outside" not in story.said[0].message
+    other = running(job())
+    other.happen(1.0, killed(0, signal.SIGKILL, sent=signal.SIGUSR1))
+    assert other.said[0].fields["by"] == "outside"
