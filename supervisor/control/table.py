@@ -100,6 +100,8 @@ def what(view: View, later: float = 0.0) -> str:
         parts.append(view["next"])
     if view["roll"] is not None and view["roll"]["halted"]:
         parts.append("not all workers are replaced")
+    if view["hosts"] > 1 and not view["cut_off"]:
+        parts.append(f"round {view['round']}, {view['hosts']} hosts")
     well = view["ready"] or view["succeeded"]
     if view["why"] and not (well and view["phase"] in ("running", "finished")) and not _tells_failure(view):
         parts.append(view["why"])

@@ -16,6 +16,7 @@ from tests.stories.story import (
     Story,
     asked_to_run,
     asked_to_stop,
+    cut_off,
     due,
     exited,
     gone,
@@ -27,6 +28,7 @@ from tests.stories.story import (
     unready,
     up,
 )
+from tests.stories.test_other_hosts import one_of_several
 from tests.stories.test_rolling import replaced, serving
 
 PAUSED = RestartRules(backoff=Backoff(initial=20.0, jitter=0.0))
@@ -171,3 +173,11 @@ def test_of_a_rolling_restart_that_has_halted_it_says_who_has_failed_though_the_
     assert shown[2].endswith("not all workers are replaced")
     assert shown[4].startswith("job: rank 0")
     assert shown[5].strip().startswith("/logs/job/")
+
+
+def test_of_a_group_of_several_hosts_it_says_how_many_they_are_or_that_nothing_is_heard_of_them() -> None:
+    story = one_of_several()
+    assert lines(story)[2].endswith("round 3, 2 hosts")
+    story.happen(1.0, cut_off("connection refused"))
+    assert lines(story)[2].endswith("     cut off from the other hosts: connection refused")
+    assert lines(story)[0] == "rankd on h: running, not ready"
