@@ -35,6 +35,9 @@ from supervisor.report.together import Together
 if TYPE_CHECKING:
     from supervisor.report.torchelastic import TorchElastic
 
+UNTOLD = 0
+"""``seq`` of a record that a hook gets though ``log.level`` keeps it from everybody else."""
+
 FAREWELL = 0.4
 """Seconds that the last records may take to be written to each console, if it is slow."""
 
@@ -119,9 +122,10 @@ class Audience:
     def tell(self, event: Event) -> None:
         """Something has happened. Neither blocks nor raises."""
         self._counts.observe(event)
-        if told := self._records.tell(event):
+        told = self._records.tell(event)
+        if told is not None:
             self.ring.add(*told)
-            self.hooks.hear(*told, event)
+        self.hooks.hear(*(told or (UNTOLD, event)), event)  # who wants a record has named it
         self.failures.observe(event)
         self.history.observe(event)
         if self._torchelastic is not None:

@@ -65,3 +65,14 @@ def test_a_hook_that_hangs_does_not_keep_the_daemon_from_stopping(rankd: Start) 
     daemon.until("/readyz", 200)
     assert daemon.stop(timeout=5) == 0
     assert "rankd ends" in daemon.wait_for("daemon.hook_failed", hook="slow")["reason"]
+
+
+def test_a_hook_gets_what_it_has_named_though_the_level_of_the_log_keeps_it(rankd: Start, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    hooks = table("hooks.page", events=["group.ready"], command=["sh", "-c", f"cat > {told}.new; mv {told}.new {told}"])
+    daemon = rankd(table("log", level="warning") + hooks + group("job", SLEEP))
+    until(told.exists, "the record")
+    record = json.loads(told.read_text())
+    assert (record["event"], record["seq"]) == ("group.ready", 0)
+    assert daemon.stop() == 0
+    assert daemon.records == []
