@@ -235,6 +235,7 @@ def test_what_outlived_daemon_and_guardian_is_ended_by_the_next_start(rankd: Sta
     first.wait_for_line("up", count=3)
     guardian = guardian_of(first)
     left = of(first).keys() - {guardian}
+    first.process.send_signal(signal.SIGSTOP)  # or it may have another guardian
     os.kill(guardian, signal.SIGKILL)
     first.process.kill()
     first.process.wait()
