@@ -466,14 +466,14 @@ def rank_environment(
         env["PORT"] = str(group.first_port + local_rank)
     if group.virtual_local_rank:
         env["LOCAL_RANK"] = "0"
-        if visible_devices:
+        if visible_devices is None:
+            env["CUDA_VISIBLE_DEVICES"] = str(local_rank)
+        else:  # empty: the one that names no device, as torch has it; no worker sees what was hidden from us
             devices = [device.strip() for device in visible_devices.split(",")]
             if local_rank >= len(devices):
-                names = f"CUDA_VISIBLE_DEVICES names {len(devices)}"
+                names = f"CUDA_VISIBLE_DEVICES names {len(devices) if visible_devices else 'none'}"
                 raise ValueError(f"virtual_local_rank: local rank {local_rank} has no device, {names}")
             env["CUDA_VISIBLE_DEVICES"] = devices[local_rank]
-        else:
-            env["CUDA_VISIBLE_DEVICES"] = str(local_rank)
     return env
 
 
