@@ -53,7 +53,7 @@ FLAGS = (
     Flag("--monitor-interval", "accepted and not needed: an exit is seen when it happens", float),
     Flag("--start-method", "how --run-path is started; always a fresh interpreter", default="spawn",
          choices=("spawn", "fork", "forkserver")),
-    Flag("--event-log-handler", "where torchelastic's events go: null", default="null"),
+    Flag("--event-log-handler", "where torchelastic's event records go: null, or console (stderr)", default="null"),
     Flag("--role", "the workers' role: ROLE_NAME, and the begin of each line", default="default"),
     Flag("--module", "the script is a module, as with python -m", bool, short="-m"),
     Flag("--no-python", "the script is a program of its own", bool),

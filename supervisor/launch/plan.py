@@ -36,6 +36,8 @@ Value = TypeVar("Value")
 PATIENCE = 30
 """Seconds from the first signal to SIGKILL (torch.distributed.launcher.api, ``shutdown_timeout``)."""
 
+_PATIENCE_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+
 LAST_WAIT = 10.0
 """Seconds that a SIGKILL may take."""
 
@@ -79,7 +81,8 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
     workers = read("--nproc-per-node", lambda: count_workers(flags.nproc_per_node, environ), 1)
     signals = read("--signals-to-handle", lambda: _signals(flags.signals_to_handle), _NONE)
     stop_signals = tuple(sorted(signals.union(STOP_SIGNALS)))
-    patience = read("--shutdown-timeout", lambda: _patience(flags.shutdown_timeout, environ), 0)
+    asked = "--shutdown-timeout" if flags.shutdown_timeout is not None else _PATIENCE_VARIABLE
+    patience = read(asked, lambda: _patience(flags.shutdown_timeout, environ), 0)
     redirects = read("--redirects", lambda: values.streams(flags.redirects), Streams())
     tee = read("--tee", lambda: values.streams(flags.tee), Streams())
     if not keeps_logs(flags.log_dir):
@@ -191,10 +194,13 @@ def _signals(names: str) -> frozenset[int]:
 
 
 def _patience(given: int | None, environ: Mapping[str, str]) -> int:
-    text = environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
-    seconds = given if given is not None else PATIENCE if text is None else int(text)
+    text = environ.get(_PATIENCE_VARIABLE, str(PATIENCE)) if given is None else str(given)
+    try:
+        seconds = int(text)
+    except ValueError:
+        seconds = -1
     if seconds < 0:
-        raise ValueError(f"{seconds} is negative (allowed: 0 and more seconds)")
+        raise ValueError(f"{text!r} is no time to wait (allowed: whole seconds, 0 and more)")
     return seconds
 
 

@@ -268,8 +268,9 @@ def test_several_workers_without_omp_num_threads_are_told_of_it() -> None:
         (["--nproc-per-node", "hpu"], {}, "--nproc-per-node: 'hpu'.*auto, cpu, gpu, xpu"),
         (["--nproc-per-node", "gpu"], {"CUDA_VISIBLE_DEVICES": ""}, "--nproc-per-node: gpu: CUDA_VISIBLE_DEVICES=''"),
         (["--max-restarts", "-1"], {}, "--max-restarts -1"),
-        (["--shutdown-timeout", "-1"], {}, "--shutdown-timeout: -1 is negative"),
-        ([], {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "soon"}, "--shutdown-timeout: .*soon"),
+        (["--shutdown-timeout", "-1"], {}, "--shutdown-timeout: '-1' is no time"),
+        ([], {"PET_SHUTDOWN_TIMEOUT": "-2"}, "--shutdown-timeout: '-2' is no time"),
+        ([], {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "soon"}, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT: 'soon' is no time"),
         (["--signals-to-handle", "SIGNOPE"], {}, "--signals-to-handle: .*SIGNOPE"),
         (["--signals-to-handle", "SIGKILL"], {}, "--signals-to-handle: signal 9"),
         (["--redirects", "4"], {}, "--redirects: "),
@@ -311,6 +312,17 @@ def test_what_cannot_be_had_is_refused_with_words(words: list[str], environ: dic
 )
 def test_what_changes_nothing_on_one_host_is_taken(words: list[str], environ: dict[str, str]) -> None:
     assert launch(*words, environ=environ).notes == ()
+
+
+def test_each_logs_specs_that_may_be_asked_for_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch itself installs one that is called default."""
+    package = tmp_path / "some_logs-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Name: some-logs\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[torchrun.logs_specs]\ndefault = a:B\nmine = a:C\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WrongUsage, match=r"\(allowed: default, mine\)"):
+        launch("--logs-specs", "yours")
 
 
 def test_all_reasons_are_told_at_once() -> None:
