@@ -29,6 +29,7 @@ from supervisor.plan import (
     Streams,
     WatchdogRules,
 )
+from supervisor.worker import call
 
 Level = Literal["debug", "info", "warning", "error"]
 Value = TypeVar("Value")
@@ -44,7 +45,6 @@ LAST_WAIT = 10.0
 EVENT_LOG_HANDLERS = ("null", "console", "dynamic_rendezvous")
 """torch's (torch.distributed.elastic.events.handlers); the last says nothing, like the first."""
 
-_RUN_PATH = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 _NOT_TO_BE_CAUGHT = frozenset({SIGKILL, SIGSTOP, SIGCHLD})
 _QUIET: Level = "warning"
 _NOWHERE: tuple[str, ...] = ()
@@ -145,7 +145,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
 def _command(flags: Namespace, environ: Mapping[str, str]) -> tuple[str, ...]:
     script = (flags.training_script, *flags.training_script_args)
     if flags.run_path:
-        return (sys.executable, "-c", _RUN_PATH, *script)
+        return (sys.executable, os.path.abspath(call.__file__), "--run-path", *script)
     if flags.no_python:
         return script
     python = environ.get("PYTHON_EXEC", sys.executable)

@@ -29,7 +29,8 @@ UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
         (["-m"], {}, [sys.executable, "-u", "-m", "train.py"]),
         ([], {"PYTHON_EXEC": "/opt/python"}, ["/opt/python", "-u", "train.py"]),
         (["--no-python"], {}, ["train.py"]),
-        (["--no-python", "--run-path"], {"PYTHON_EXEC": "/opt/python"}, [sys.executable, "-c", ..., "train.py"]),
+        (["--run-path"], {"PYTHON_EXEC": "/opt/python"}, [sys.executable, ..., "--run-path", "train.py"]),
+        (["--no-python", "--run-path"], {}, [sys.executable, ..., "--run-path", "train.py"]),
     ],
 )
 def test_the_script_is_run_as_torchrun_would(words: list[str], environ: dict[str, str], command: list[object]) -> None:
