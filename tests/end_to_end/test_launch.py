@@ -72,6 +72,8 @@ def test_a_worker_reads_what_is_given_to_the_launch(tmp_path: Path) -> None:
         (["--no-python", "/not/there"], 127),
         (["--torchrun-exit-codes", "--no-python", "/bin/sh", "-c", "exit 7"], 1),
         (["--torchrun-exit-codes", "--no-python", "/bin/true"], 0),
+        (["--nproc-per-node=none", "/bin/true"], 64),
+        (["--torchrun-exit-codes", "--nproc-per-node=none", "/bin/true"], 1),
     ],
 )
 def test_the_exit_code_is_the_root_causes(words: list[str], code: int, tmp_path: Path) -> None:
@@ -331,6 +333,16 @@ def test_run_path_and_module_run_the_script_as_main(tmp_path: Path) -> None:
     job = script(tmp_path, "import sys; print(__name__, sys.argv[1:])")
     for words in (["--run-path", job], ["-m", "job"], [job]):
         assert launch(tmp_path, *words, "x").stdout == "__main__ ['x']\n"
+
+
+def test_what_a_script_run_by_its_path_raises_is_in_its_error_file(tmp_path: Path) -> None:
+    """torchrun runs it in a function of its own, under ``record``: the script need not ask for that."""
+    job = script(tmp_path, 'raise ValueError("no such step")')
+    done = launch(tmp_path, "--log-dir=logs", "--run-path", job)
+    assert done.returncode == 1
+    (file,) = (tmp_path / "logs").rglob("error.json")
+    assert json.loads(file.read_text())["message"]["message"] == "ValueError: no such step"
+    assert "error     : ValueError: no such step" in done.stderr
 
 
 def test_defaults_come_from_pet_variables(tmp_path: Path) -> None:
