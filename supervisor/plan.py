@@ -294,7 +294,7 @@ class DaemonPlan:
     asks for a stop in order, besides a SIGHUP from a terminal that is gone. ``as_job``: somebody waits for this one
     job, as for any command. Stopped by a signal it exits with 128 + signal, that signal is the first that its workers
     get; they read our stdin, and records go to stderr, for stdout is theirs. ``torchelastic_events`` and ``_metrics``:
-    "console", a file, or empty for nowhere.
+    "console", a file, or empty for nowhere. ``rdzv_backend``: what those records call the rendezvous.
     """
 
     name: str
@@ -316,6 +316,7 @@ class DaemonPlan:
     as_job: bool = False
     torchelastic_events: str = ""
     torchelastic_metrics: str = ""
+    rdzv_backend: str = "local"
 
 
 def attempts_dir(daemon: DaemonPlan, group: GroupPlan) -> str:

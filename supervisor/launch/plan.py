@@ -136,6 +136,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
             stop_signals=stop_signals,
             as_job=True,
             torchelastic_events="console" if flags.event_log_handler == "console" else "",
+            rdzv_backend=met.backend,
         )
 
     notes += _notes(flags, workers, tee, environ)

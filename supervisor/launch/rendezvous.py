@@ -24,11 +24,12 @@ _REFUSED = {"etcd": _ETCD, "etcd-v2": f"etcd's v2 API is gone from etcd 3.6, and
 
 
 class Meeting(NamedTuple):
-    """``master_port`` 0: one that is free."""
+    """``master_port`` 0: one that is free. ``backend``: torchrun's word for it."""
 
     run_id: str
     master_addr: str
     master_port: int
+    backend: str
 
 
 def meeting(flags: Namespace, refuse: Callable[[str], None], note: Callable[[str], None]) -> Meeting:
@@ -51,7 +52,7 @@ def meeting(flags: Namespace, refuse: Callable[[str], None], note: Callable[[str
     if flags.master_addr is not None or flags.master_port is not None:
         note("--master-addr and --master-port are for static with both given: MASTER_ADDR and MASTER_PORT are chosen")
     named = not (flags.standalone or alone) and flags.rdzv_id
-    return Meeting(_run_id(flags.rdzv_id if named else "", refuse), flags.local_addr or HERE, 0)
+    return Meeting(_run_id(flags.rdzv_id if named else "", refuse), flags.local_addr or HERE, 0, "c10d")
 
 
 def _static(flags: Namespace, refuse: Callable[[str], None]) -> Meeting:
@@ -66,7 +67,7 @@ def _static(flags: Namespace, refuse: Callable[[str], None]) -> Meeting:
         refuse(f"MASTER_PORT {port} is not a port (allowed: 1 to 65535)")
     if flags.node_rank != 0:
         refuse(f"--node-rank {flags.node_rank}: of one host there is only number 0")
-    return Meeting(_run_id(flags.rdzv_id, refuse), addr.strip("[]"), port)
+    return Meeting(_run_id(flags.rdzv_id, refuse), addr.strip("[]"), port, "static")
 
 
 def _hosts(nnodes: str, refuse: Callable[[str], None]) -> int:

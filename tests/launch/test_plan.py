@@ -76,6 +76,7 @@ def test_alone_on_a_host_run_id_and_port_are_chosen() -> None:
     for words in ([], ["--standalone", "--rdzv-id", "mine", "--rdzv-endpoint", "far:1"], ["--nnodes", "1:1"]):
         assert re.fullmatch(UUID, plan(*words).run_id)
         assert (group(*words).master_addr, group(*words).master_port) == ("localhost", 0)
+        assert plan(*words).rdzv_backend == "c10d", "as torchrun does"
 
 
 def test_c10d_on_one_host_has_the_run_id_it_is_given() -> None:
@@ -89,7 +90,7 @@ def test_c10d_on_one_host_has_the_run_id_it_is_given() -> None:
         "--local-addr",
         "10.0.0.1",
     ]
-    assert plan(*words).run_id == "job7"
+    assert (plan(*words).run_id, plan(*words).rdzv_backend) == ("job7", "c10d")
     assert (group(*words).master_addr, group(*words).master_port) == ("10.0.0.1", 0)
 
 
@@ -106,6 +107,7 @@ def test_c10d_on_one_host_has_the_run_id_it_is_given() -> None:
 def test_static_on_one_host_says_where_rank_0_listens(words: list[str], addr: str, port: int) -> None:
     assert (group(*words).master_addr, group(*words).master_port) == (addr, port)
     assert plan(*words, "--rdzv-id", "mine").run_id == "mine"
+    assert plan(*words).rdzv_backend == "static"
 
 
 # ---- when it fails or stops
