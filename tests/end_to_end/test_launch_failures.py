@@ -69,6 +69,18 @@ def test_an_error_file_that_is_cut_off_is_a_note_and_the_workers_restart(tmp_pat
     assert sorted(path.name for path in (tmp_path / "logs").glob("*/attempt_*")) == ["attempt_0", "attempt_1"]
 
 
+def test_a_restart_does_not_wait_longer_than_the_shutdown_timeout_for_a_deaf_peer(tmp_path: Path) -> None:
+    """torchrun waits 30 s here whatever it was told."""
+    job = script(
+        tmp_path,
+        "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        + TOGETHER
+        + "if rank == '1' and attempt == 0:\n    os._exit(5)\n",
+    )
+    done = launch(tmp_path, "--nproc-per-node=2", "--max-restarts=1", "--shutdown-timeout=1", job, timeout=15)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_script_of_run_path_may_exit(code: int, tmp_path: Path) -> None:
     """torchrun was seen to hang then."""
@@ -78,9 +90,9 @@ def test_a_script_of_run_path_may_exit(code: int, tmp_path: Path) -> None:
 
 
 WITH_CHILD = """
-import os, signal, subprocess
+import os, signal, subprocess, sys
 child = subprocess.Popen(["/bin/sleep", "1000"])
-print(os.getpid(), child.pid, flush=True)
+sys.stdout.write(f"{os.getpid()} {child.pid}\\n")  # at once, for under -u print() writes word by word
 signal.pause()
 """
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from supervisor.core import events
-from supervisor.core.groups import Arrival, Groups
+from supervisor.core.groups import Groups
 from supervisor.core.messages import ErrorReport
 from supervisor.plan import RestartRules, WatchdogRules
 from supervisor.premises import Unusable, appended
 from supervisor.report.torchelastic import TorchElastic
 from tests.stories.story import (
+    NO_PAUSE,
     Happening,
     Story,
     asked_to_stop,
@@ -26,11 +26,8 @@ from tests.stories.story import (
     gone,
     job,
     killed,
-    read_anew,
     running,
-    silent,
     started,
-    up,
 )
 
 
@@ -143,6 +140,30 @@ def test_a_success_without_retries_is_not_flaky() -> None:
     put = told.put()
     assert (put["workers.job.flakiness"], put["workers.job.run_success_no_retries"]) == ("0", "1")
     assert put["SimpleElasticAgent.run.success"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("restarts", "used", "succeeds", "flakiness", "way"),
+    [
+        (10, 7, True, "63", "run_success_with_retries"),
+        (0, 0, True, "0", "run_success_no_retries"),
+        (2, 2, True, "66", "run_success_with_retries"),
+        (2, 2, False, "100", "run_failed_with_retries"),
+        (0, 0, False, "100", "run_failed_no_retries"),
+    ],
+)
+def test_how_flaky_a_run_was_and_which_of_four_ways_it_went(
+    restarts: int, used: int, succeeds: bool, flakiness: str, way: str
+) -> None:
+    """The numbers of torch's ``test_record_flakiness_metric`` and ``test_record_metrics_*``."""
+    told = Told(running(job(restart=RestartRules(max_restarts=restarts, backoff=NO_PAUSE))))
+    for number in range(used):
+        told.happen(float(number + 1), exited(0, 3), gone(0), formed(), started(0))
+    told.happen(100.0, exited(0, 0 if succeeds else 3), gone(0))
+    put = told.put()
+    assert put["workers.job.flakiness"] == flakiness
+    ways = [f"run_{end}_{retries}_retries" for end in ("success", "failed") for retries in ("with", "no")]
+    assert [one for one in ways if put[f"workers.job.{one}"] == "1"] == [way]
 
 
 def test_a_run_that_is_called_off_has_failed_in_torchs_words_and_is_not_accounted_for() -> None:
