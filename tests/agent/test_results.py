@@ -248,6 +248,16 @@ async def test_what_python_c_and_children_say_is_all_captured(redirects: int, te
     assert texts == {"stdout.log": "of Python\nof C\nof a child\n", "stderr.log": "error of a child\n"}
 
 
+async def test_of_32_ranks_every_line_is_on_the_console_with_its_prefix(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Torch's ``test_tail``."""
+    logs = LogsSpecs(str(tmp_path), tee=1)
+    await run(spec(jobs.count_to, 1000, workers=32), logs, log_line_prefix_template="[${role_name}${local_rank}]:")
+    lines = capfd.readouterr().out.splitlines()
+    assert sorted(lines) == sorted(f"[trainer{rank}]:line {number}" for rank in range(32) for number in range(1000))
+
+
 async def test_of_half_a_million_lines_none_is_lost(tmp_path: Path) -> None:
     await run(spec(jobs.count_to, 500_000, workers=1), LogsSpecs(str(tmp_path), tee=1), log_line_prefix_template="")
     (log,) = tmp_path.rglob("stdout.log")
