@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from supervisor.core.groups import Groups
+from supervisor.core import events
+from supervisor.core.groups import Arrival, Groups
 from supervisor.core.messages import ErrorReport
 from supervisor.plan import RestartRules, WatchdogRules
 from supervisor.premises import Unusable, appended
@@ -26,8 +27,11 @@ from tests.stories.story import (
     gone,
     job,
     killed,
+    read_anew,
     running,
+    silent,
     started,
+    up,
 )
 
 
