@@ -92,8 +92,10 @@ class TorchElastic:
 
     def _group_restarting(self, event: Event, group: Group) -> None:
         self._restarting.add(group.plan.name)
-        self._watch_no_more(event, group)
-        self._state(event, group, "unhealthy")
+        if "rank" not in event.fields:  # else the others go on
+            self._watch_no_more(event, group)
+        # torch's word for how the attempt has ended; its "unhealthy" is a worker in state D
+        self._state(event, group, "succeeded" if event.fields["cause"] == "finished" else "failed")
 
     def _stopping(self, event: Event, group: Group) -> None:
         self._stopping_at[group.plan.name] = event.at

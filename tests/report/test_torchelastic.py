@@ -86,7 +86,7 @@ def test_a_run_that_recovers_has_an_event_for_every_end() -> None:
     }  # fmt: skip
     assert failed["agent_restarts"] == 1
     assert told.put()["workers.job.remaining_restarts"] == "2"
-    assert told.put()["workers.job.unhealthy"] == "1"
+    assert told.put()["workers.job.failed"] == "1"
 
 
 def test_a_failure_by_a_signal_has_it_as_its_negative_exit_code() -> None:
@@ -116,6 +116,16 @@ def test_timers_are_told_of_in_torchs_words() -> None:
     names = [one["name"].removeprefix("torchelastic.worker.status.") for one in told.records]
     assert names.index("watchdog started") + 1 == names.index("START")
     assert names[-2:] == ["watchdog stopped", "FAILED"]
+
+
+def test_a_restart_of_one_rank_ends_no_watch_over_the_others() -> None:
+    rules = RestartRules(max_restarts=1, scope="worker", backoff=NO_PAUSE)
+    told = Told(Story(job(workers=2, watchdog=WatchdogRules(timer_file=True), restart=rules)))
+    told.happen(0.0, up(), formed(), started(0), started(1))
+    told.happen(2.0, exited(1, 3), gone(1))
+    names = [one["name"] for one in told.records]
+    assert "torchelastic.worker.status.FAILED" in names
+    assert "watchdog stopped" not in names
 
 
 def test_a_group_without_torchs_timers_has_no_events_of_them() -> None:
