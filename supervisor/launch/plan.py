@@ -89,6 +89,8 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
         redirects = tee = Streams()
     shown = read("--local-ranks-filter", lambda: _ranks(flags.local_ranks_filter), _NONE)
     cpus = read("--numa-binding", lambda: _cpus(flags, workers, environ), _ANYWHERE)
+    events = read("--event-log-handler", lambda: _outlet(flags.event_log_handler, EVENT_LOG_HANDLERS), "")
+    metrics = read("--torchelastic-metrics", lambda: _outlet(flags.torchelastic_metrics), "")
     level = read("LOGLEVEL", lambda: _level(environ), _QUIET)
     listen = read("TORCHELASTIC_HEALTH_CHECK_PORT", lambda: _listen(environ), _NOWHERE)
     if flags.max_restarts < 0:
@@ -135,7 +137,8 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
             listen=listen,
             stop_signals=stop_signals,
             as_job=True,
-            torchelastic_events="console" if flags.event_log_handler == "console" else "",
+            torchelastic_events=events,
+            torchelastic_metrics=metrics,
             rdzv_backend=met.backend,
         )
 
@@ -160,11 +163,6 @@ def _impossible(flags: Namespace) -> list[str]:
         wrong.append("--no-python and --module exclude one another: a module needs Python")
     if flags.run_path and flags.start_method != "spawn":
         wrong.append(f"--start-method {flags.start_method}: a worker is a fresh interpreter (allowed: spawn)")
-    if flags.event_log_handler not in EVENT_LOG_HANDLERS:
-        wrong.append(
-            f"--event-log-handler {flags.event_log_handler}: torch has no such handler "
-            f"(allowed: {', '.join(EVENT_LOG_HANDLERS)})"
-        )
     if flags.logs_specs not in (None, "default"):
         wrong.append(f"--logs-specs {flags.logs_specs}: {refused.logs_specs(flags.logs_specs)}")
     return wrong
@@ -236,6 +234,16 @@ def _uninterruptible(text: str) -> float:
         return max(0.0, float(text))
     except ValueError:
         return 0.0
+
+
+def _outlet(given: str, words: tuple[str, ...] = ("null", "console")) -> str:
+    """``console``, the absolute path of ``file:PATH``, or nothing: of torch's words no other writes anything."""
+    kind, _, path = given.partition(":")
+    if kind == "file" and path:
+        return os.path.abspath(path)
+    if given not in words:
+        raise ValueError(f"{given!r} is no place for them (allowed: {', '.join(words)}, file:PATH)")
+    return given if given == "console" else ""
 
 
 def _texts(given: str | None) -> tuple[str, ...]:

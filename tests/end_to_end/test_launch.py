@@ -350,6 +350,15 @@ def test_defaults_come_from_pet_variables(tmp_path: Path) -> None:
     assert sorted(launch(tmp_path, script(tmp_path, SAYS), env=env).stdout.split()) == ["0", "1", "rank", "rank"]
 
 
+def test_torchelastics_events_and_metrics_go_to_the_files_that_are_named(tmp_path: Path) -> None:
+    words = ("--event-log-handler=file:events", "--torchelastic-metrics=file:metrics", "--no-python", "/bin/true")
+    done = launch(tmp_path, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    names = [json.loads(line)["name"] for line in (tmp_path / "events").read_text().splitlines()]
+    assert names[-1] == "torchelastic.worker.status.SUCCEEDED"
+    assert "workers.default.run_total=1" in (tmp_path / "metrics").read_text()
+
+
 def test_what_takes_long_to_import_is_not_imported(tmp_path: Path) -> None:
     program = (
         "import json, sys; from supervisor.__main__ import main; "

@@ -213,6 +213,15 @@ def test_loglevel_is_the_level_of_records(name: str | None, level: str) -> None:
     assert plan(environ={} if name is None else {"LOGLEVEL": name}).log_level == level
 
 
+@pytest.mark.parametrize(
+    ("given", "place"), [("null", ""), ("console", "console"), ("file:a/b", os.path.abspath("a/b")), ("file:/c", "/c")]
+)
+def test_torchelastics_events_and_metrics_go_where_they_are_asked_to(given: str, place: str) -> None:
+    asked = plan("--event-log-handler", given, environ={"PET_TORCHELASTIC_METRICS": given})
+    assert (asked.torchelastic_events, asked.torchelastic_metrics) == (place, place)
+    assert (plan().torchelastic_events, plan().torchelastic_metrics) == ("", "")
+
+
 def test_health_is_served_on_torchelastics_port_and_nowhere_without_it() -> None:
     assert plan().listen == ()
     assert plan(environ={"TORCHELASTIC_HEALTH_CHECK_PORT": "8080"}).listen == (":8080",)
@@ -294,7 +303,13 @@ def test_several_workers_without_omp_num_threads_are_told_of_it() -> None:
             {},
             "--numa-binding: exclusive is not possible",
         ),
-        (["--event-log-handler", "kafka"], {}, "--event-log-handler kafka: .*console"),
+        (
+            ["--event-log-handler", "kafka"],
+            {},
+            "--event-log-handler: 'kafka'.*null, console, dynamic_rendezvous, file:PATH",
+        ),
+        (["--event-log-handler", "file:"], {}, "--event-log-handler: 'file:'"),
+        (["--torchelastic-metrics", "x"], {}, "--torchelastic-metrics: 'x'.*null, console, file:PATH"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_words(words: list[str], environ: dict[str, str], said: str) -> None:
