@@ -359,6 +359,22 @@ def test_torchelastics_events_and_metrics_go_to_the_files_that_are_named(tmp_pat
     assert "workers.default.run_total=1" in (tmp_path / "metrics").read_text()
 
 
+def test_jobs_on_one_host_have_ports_of_their_own(tmp_path: Path) -> None:
+    """torchrun's default is 29500 (or 29400) for each: EADDRINUSE for the second job (pytorch#126510)."""
+    job = script(
+        tmp_path,
+        "import os, signal, socket\n"
+        "server = socket.create_server(('', int(os.environ['MASTER_PORT'])))\n"
+        "print(os.environ['MASTER_PORT'], flush=True)\n"
+        "signal.pause()\n",
+    )
+    with contextlib.ExitStack() as jobs:
+        started = [jobs.enter_context(launched(tmp_path, "--rdzv-id=same", job)) for _ in range(4)]
+        ports = [one.stdout.readline() for one in started if one.stdout is not None]
+        assert len(set(ports)) == 4
+        assert "" not in ports
+
+
 def test_what_takes_long_to_import_is_not_imported(tmp_path: Path) -> None:
     program = (
         "import json, sys; from supervisor.__main__ import main; "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,3 +110,49 @@ def test_every_signal_that_ends_it_ends_workers_and_their_children(number: signa
     assert len(pids) == 4
     assert [pid for pid in pids if os.path.exists(f"/proc/{pid}")] == []
     assert tree(tmp_path / "tmp") == []
+
+
+def failures(folder: Path) -> list[dict[str, Any]]:
+    """What the one run with logs in that folder has kept."""
+    (file,) = (folder / "logs").rglob("failures.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_the_first_to_fail_is_who_ended_first_whatever_the_workers_clocks_say(tmp_path: Path) -> None:
+    """torchrun orders failures by the seconds in their error files: rank 0 would be the root cause, with code 7."""
+    job = script(
+        tmp_path,
+        "import json, os, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "rank = os.environ['RANK']\n"
+        "message = {'message': f'rank {rank}', 'extraInfo': {'py_callstack': '', 'timestamp': str(1 + int(rank))}}\n"
+        "json.dump({'message': message}, open(os.environ['TORCHELASTIC_ERROR_FILE'], 'w'))\n"
+        "if rank == '1':\n"
+        "    while not os.path.exists('deaf'): time.sleep(0.01)\n"
+        "    open('new', 'w').write(str(os.getpid()))\n"
+        "    os.rename('new', 'pid')\n"
+        "    os._exit(5)\n"
+        "open('deaf', 'w').close()\n"
+        "while not os.path.exists('pid'): time.sleep(0.01)\n"
+        "while os.path.exists('/proc/' + open('pid').read()): time.sleep(0.01)\n"
+        "os._exit(7)\n",
+    )
+    done = launch(tmp_path, "--nproc-per-node=2", "--log-dir=logs", "--shutdown-timeout=5", job)
+    assert done.returncode == 5, done.stderr
+    assert [failure["rank"] for failure in failures(tmp_path) if failure["root_cause"]] == [1]
+    assert "error     : rank 1" in done.stderr
+
+
+def test_an_attempts_logs_are_never_wiped_by_a_later_one(tmp_path: Path) -> None:
+    """torchrun's attempts are numbered by restarts used: a start that uses none wipes the logs before it."""
+    job = script(tmp_path, "import os, sys; print('attempt', os.environ['RANKD_ATTEMPT'], flush=True); sys.exit(3)")
+    assert launch(tmp_path, "--max-restarts=2", "--log-dir=logs", "-r1", job).returncode == 3
+    logs = {path.parent.parent.name: path.read_text() for path in (tmp_path / "logs").rglob("stdout.log")}
+    assert logs == {f"attempt_{attempt}": f"attempt {attempt}\n" for attempt in range(3)}
+
+
+def test_what_can_never_start_is_not_started_again(tmp_path: Path) -> None:
+    """torchrun restarts a program that fails at its start as often as any other (pytorch#60910)."""
+    done = launch(tmp_path, "--max-restarts=3", "--log-dir=logs", "--no-python", "/not/there")
+    assert done.returncode == 127
+    assert len(failures(tmp_path)) == 1
