@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import signal
@@ -302,6 +303,13 @@ def test_functions_are_never_run_in_a_fork() -> None:
         LocalElasticAgent(spec("true"), start_method="fork")
     with pytest.raises(ValueError, match="must not be negative"):
         LocalElasticAgent(spec("true"), shutdown_timeout=-1)
+
+
+def test_specs_of_logs_that_are_anothers_are_refused_rather_than_passed_over() -> None:
+    """torch's DefaultLogsSpecs, from a script of which not all imports were changed."""
+    others: Any = argparse.Namespace(log_dir="logs")
+    with pytest.raises(TypeError, match=r"supervisor\.LogsSpecs, not argparse\.Namespace"):
+        LocalElasticAgent(spec("true"), others)
 
 
 async def test_in_a_running_loop_it_does_not_block() -> None:
