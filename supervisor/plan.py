@@ -357,8 +357,8 @@ class DaemonPlan:
     asks for a stop in order, besides a SIGHUP from a terminal that is gone. ``as_job``: somebody waits for this one
     job, as for any command. Stopped by a signal it exits with 128 + signal, that signal is the first that its workers
     get; they read our stdin, and records go to stderr, for stdout is theirs. ``torchelastic_events`` and ``_metrics``:
-    "console", a file, or empty for nowhere. ``control``: the path of the control socket, empty for none, and
-    ``control_users`` who may use it besides root and ourselves, by uid.
+    "console", a file, or empty for nowhere. ``rdzv_backend``: what those records call the rendezvous. ``control``: the
+    path of the control socket, empty for none, and ``control_users`` who may use it besides root and ourselves, by uid.
     """
 
     name: str
@@ -380,6 +380,7 @@ class DaemonPlan:
     as_job: bool = False
     torchelastic_events: str = ""
     torchelastic_metrics: str = ""
+    rdzv_backend: str = "local"
     control: str = ""
     control_users: tuple[int, ...] = ()
     store: StorePlan | None = None
@@ -541,14 +542,14 @@ def rank_environment(
         env["PORT"] = str(group.first_port + local_rank)
     if group.virtual_local_rank:
         env["LOCAL_RANK"] = "0"
-        if visible_devices:
+        if visible_devices is None:
+            env["CUDA_VISIBLE_DEVICES"] = str(local_rank)
+        else:  # empty: the one that names no device, as torch has it; no worker sees what was hidden from us
             devices = [device.strip() for device in visible_devices.split(",")]
             if local_rank >= len(devices):
-                names = f"CUDA_VISIBLE_DEVICES names {len(devices)}"
+                names = f"CUDA_VISIBLE_DEVICES names {len(devices) if visible_devices else 'none'}"
                 raise ValueError(f"virtual_local_rank: local rank {local_rank} has no device, {names}")
             env["CUDA_VISIBLE_DEVICES"] = devices[local_rank]
-        else:
-            env["CUDA_VISIBLE_DEVICES"] = str(local_rank)
     return env
 
 

@@ -327,7 +327,7 @@ class Vigils:
             limit = expired.at - expired.set_at
             self._post(group, WorkerSilent(worker, "timer", words, expired.signal, "timer", expired.scope, limit))
         else:
-            self._tell(events.timer_reported(clock.now(), self._who(group, worker), expired.pid, words))
+            self._tell(events.timer_reported(clock.now(), self._who(group, worker), expired.pid, expired.scope, words))
 
     def _peer(self, group: str, worker: Worker) -> evidence.Peer:
         rank, pid = self._who(group, worker).rank, self._pids[group, worker]

@@ -50,7 +50,8 @@ class LocalElasticAgent:
         nobody has to be waited for.
 
         A text in second place is the start method, as in the example of torch's own docstring. Raises ``ValueError``
-        for any other than "spawn": a fork of a program with a loop and threads is not to be run on.
+        for any other than "spawn": a fork of a program with a loop and threads is not to be run on;
+        ``TypeError`` for another's specs of logs, torch's own included.
         """
         if isinstance(logs_specs, str):
             start_method = logs_specs
@@ -59,7 +60,7 @@ class LocalElasticAgent:
         if shutdown_timeout < 0 or exit_barrier_timeout < 0:
             raise ValueError("a timeout must not be negative")
         self._spec = spec
-        self._logs = logs_specs if isinstance(logs_specs, LogsSpecs) else LogsSpecs()
+        self._logs = _logs(None if isinstance(logs_specs, str) else logs_specs)
         self._prefix = log_line_prefix_template
         self._grace = shutdown_timeout
         self._supervision: Supervision | None = None
@@ -105,6 +106,15 @@ class LocalElasticAgent:
         if state is WorkerState.SUCCEEDED:
             return RunResult(state, return_values=values, reason=reason)
         return RunResult(state, failures=supervision.failures(), reason=reason)
+
+
+def _logs(given: object) -> LogsSpecs:
+    if given is None:
+        return LogsSpecs()
+    if not isinstance(given, LogsSpecs):
+        kind = f"{type(given).__module__}.{type(given).__qualname__}"
+        raise TypeError(f"logs_specs must be a supervisor.LogsSpecs, not {kind}: rankd places logs itself")
+    return given
 
 
 def _block(run: Coroutine[Any, Any, RunResult]) -> RunResult:

@@ -83,6 +83,7 @@ def assemble(file: tables.File, folder: str, environ: Mapping[str, str], mistake
         control=control.socket(file.control, runtime_dir, mistakes),
         control_users=control.users(file.control, mistakes),
         store=meeting.store(file.rendezvous, folder, mistakes),
+        rdzv_backend=file.rendezvous.backend,
         state_dir_is_common=daemon.state_dir is None and not defaults.names_state_dir(environ),
     )
 

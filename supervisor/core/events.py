@@ -200,11 +200,11 @@ def worker_dumped(at: float, who: Who, reason: str, evidence: str, why: str) -> 
     )
 
 
-def timer_reported(at: float, who: Who, pid: int, reason: str) -> Event:
+def timer_reported(at: float, who: Who, pid: int, scope: str, reason: str) -> Event:
     """A timer that has signal 0: its worker is told of, and goes on."""
     return Event(
         "timer.expired", "warning", at, f"rank {who.rank} {reason}; its timer has no signal, so it goes on", who.group,
-        {**_of(who), "pid": pid, "reason": reason},
+        {**_of(who), "pid": pid, "scope": scope, "reason": reason},
     )  # fmt: skip
 
 

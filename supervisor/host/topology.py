@@ -15,7 +15,8 @@ from typing import Literal, NamedTuple
 from supervisor.host.resources import ranges
 from supervisor.plan import Binding
 
-_DEVICE_NODE = re.compile(r"nvidia[0-9]+")
+_DEVICE_NODE = re.compile(r"nvidia([0-9]+)")
+_DRIVEN = "proc/driver/nvidia/gpus"
 _NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI vendor, and the base class of display controllers
 
 
@@ -134,11 +135,14 @@ def visible_gpus(environ: Mapping[str, str], root: str = "/") -> list[str]:
     CUDA_DEVICE_ORDER=PCI_BUS_ID anywhere. Raises ``ValueError`` for an entry that no GPU here goes by.
     """
     devices = os.path.join(root, "sys/bus/pci/devices")
-    installed = [
-        name
-        for name in sorted(_names(devices))
-        if _read(f"{devices}/{name}/vendor") == _NVIDIA and _read(f"{devices}/{name}/class").startswith(_DISPLAY)
-    ]
+    installed = _reachable(
+        [
+            name
+            for name in sorted(_names(devices))
+            if _read(f"{devices}/{name}/vendor") == _NVIDIA and _read(f"{devices}/{name}/class").startswith(_DISPLAY)
+        ],
+        root,
+    )
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None or "${" in visible:  # a variable of each worker: it sees its own, which is number LOCAL_RANK
         return installed
@@ -147,15 +151,37 @@ def visible_gpus(environ: Mapping[str, str], root: str = "/") -> list[str]:
     )
 
 
+def _reachable(gpus: Sequence[str], root: str) -> list[str]:
+    """Without those that CUDA does not count: /sys has every GPU of the host, but one that is handed on to a guest has
+    another driver, and a container has device nodes for its own only. Where nobody says, a GPU is reachable."""
+    driven = _names(os.path.join(root, _DRIVEN))
+    nodes = _nodes_of_devices(root)
+    minors = {gpu: _information(gpu, "Device Minor", root) for gpu in gpus}
+    return [
+        gpu for gpu in gpus if (not driven or gpu in driven) and (not nodes or not minors[gpu] or minors[gpu] in nodes)
+    ]
+
+
 def _gpu(entry: str, installed: Sequence[str], root: str) -> str:
+    """By number, by UUID or the beginning of one, or by a part of it (MIG) that is named after the whole.
+
+    The UUID of a part by itself (``MIG-`` and no more) is known to the driver's library alone.
+    """
     name = entry.strip()
     if name.isdecimal() and int(name) < len(installed):
         return installed[int(name)]
-    uuids = {gpu: _read(os.path.join(root, f"proc/driver/nvidia/gpus/{gpu}/information")) for gpu in installed}
-    named = [gpu for gpu, text in uuids.items() if re.search(rf"GPU UUID:\s*{re.escape(name)}", text)]
-    if not name.startswith("GPU-") or len(named) != 1:
-        raise ValueError(f"which GPU {name!r} of CUDA_VISIBLE_DEVICES is cannot be told (allowed: numbers, GPU-UUID)")
+    uuid = name.removeprefix("MIG-").partition("/")[0]
+    named = [gpu for gpu in installed if _information(gpu, "GPU UUID", root).startswith(uuid)]
+    if not re.match("GPU-.", uuid) or len(named) != 1:
+        allowed = "allowed: numbers, GPU-UUID, MIG-GPU-UUID/GI/CI"
+        raise ValueError(f"which GPU {name!r} of CUDA_VISIBLE_DEVICES is cannot be told ({allowed})")
     return named[0]
+
+
+def _information(gpu: str, key: str, root: str) -> str:
+    """What NVIDIA's driver says of a GPU; empty where it says nothing."""
+    found = re.search(rf"^{key}:\s*(\S+)", _read(os.path.join(root, _DRIVEN, gpu, "information")), re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _socket(node: int, nodes: Mapping[int, frozenset[int]], root: str) -> frozenset[int]:
@@ -216,8 +242,13 @@ def _read(path: str) -> str:
 
 def _installed_gpus(root: str) -> int:
     """Device nodes, which a container has for its own GPUs only; before those are made, the driver's list."""
-    nodes = sum(1 for name in _names(os.path.join(root, "dev")) if _DEVICE_NODE.fullmatch(name))
-    return nodes or len(_names(os.path.join(root, "proc/driver/nvidia/gpus")))
+    return len(_nodes_of_devices(root)) or len(_names(os.path.join(root, _DRIVEN)))
+
+
+def _nodes_of_devices(root: str) -> set[str]:
+    """Their minor numbers: 0 for /dev/nvidia0."""
+    matches = map(_DEVICE_NODE.fullmatch, _names(os.path.join(root, "dev")))
+    return {found[1] for found in matches if found is not None}
 
 
 def _names(directory: str) -> list[str]:

@@ -53,7 +53,8 @@ FLAGS = (
     Flag("--monitor-interval", "accepted and not needed: an exit is seen when it happens", float),
     Flag("--start-method", "how --run-path is started; always a fresh interpreter", default="spawn",
          choices=("spawn", "fork", "forkserver")),
-    Flag("--event-log-handler", "where torchelastic's events go: null", default="null"),
+    Flag("--event-log-handler", "where torchelastic's event records go: null, console (stderr) or file:PATH",
+         default="null"),
     Flag("--role", "the workers' role: ROLE_NAME, and the begin of each line", default="default"),
     Flag("--module", "the script is a module, as with python -m", bool, short="-m"),
     Flag("--no-python", "the script is a program of its own", bool),
@@ -76,6 +77,8 @@ FLAGS = (
          default="SIGTERM,SIGINT,SIGHUP,SIGQUIT"),
     Flag("--shutdown-timeout", "seconds until SIGKILL for what does not stop (default: 30)", int),
     Flag("--virtual-local-rank", "LOCAL_RANK is 0 everywhere, and each worker sees one GPU", bool),
+    Flag("--torchelastic-metrics", "where torchelastic's metrics go: null, console (stderr) or file:PATH",
+         default="null"),
     Flag("--torchrun-exit-codes", "exit with 0 or 1 as torchrun does, instead of the root cause's code", bool),
 )  # fmt: skip
 

@@ -29,6 +29,7 @@ from supervisor.plan import (
     Streams,
     WatchdogRules,
 )
+from supervisor.worker import call
 
 Level = Literal["debug", "info", "warning", "error"]
 Value = TypeVar("Value")
@@ -36,13 +37,14 @@ Value = TypeVar("Value")
 PATIENCE = 30
 """Seconds from the first signal to SIGKILL (torch.distributed.launcher.api, ``shutdown_timeout``)."""
 
+_PATIENCE_VARIABLE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+
 LAST_WAIT = 10.0
 """Seconds that a SIGKILL may take."""
 
 EVENT_LOG_HANDLERS = ("null", "console", "dynamic_rendezvous")
 """torch's (torch.distributed.elastic.events.handlers); the last says nothing, like the first."""
 
-_RUN_PATH = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 _NOT_TO_BE_CAUGHT = frozenset({SIGKILL, SIGSTOP, SIGCHLD})
 _QUIET: Level = "warning"
 _NOWHERE: tuple[str, ...] = ()
@@ -79,13 +81,16 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
     workers = read("--nproc-per-node", lambda: count_workers(flags.nproc_per_node, environ), 1)
     signals = read("--signals-to-handle", lambda: _signals(flags.signals_to_handle), _NONE)
     stop_signals = tuple(sorted(signals.union(STOP_SIGNALS)))
-    patience = read("--shutdown-timeout", lambda: _patience(flags.shutdown_timeout, environ), 0)
+    asked = "--shutdown-timeout" if flags.shutdown_timeout is not None else _PATIENCE_VARIABLE
+    patience = read(asked, lambda: _patience(flags.shutdown_timeout, environ), 0)
     redirects = read("--redirects", lambda: values.streams(flags.redirects), Streams())
     tee = read("--tee", lambda: values.streams(flags.tee), Streams())
     if not keeps_logs(flags.log_dir):
         redirects = tee = Streams()
     shown = read("--local-ranks-filter", lambda: _ranks(flags.local_ranks_filter), _NONE)
     cpus = read("--numa-binding", lambda: _cpus(flags, workers, environ), _ANYWHERE)
+    events = read("--event-log-handler", lambda: _outlet(flags.event_log_handler, EVENT_LOG_HANDLERS), "")
+    metrics = read("--torchelastic-metrics", lambda: _outlet(flags.torchelastic_metrics), "")
     level = read("LOGLEVEL", lambda: _level(environ), _QUIET)
     listen = read("TORCHELASTIC_HEALTH_CHECK_PORT", lambda: _listen(environ), _NOWHERE)
     if flags.max_restarts < 0:
@@ -134,7 +139,9 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
             stop_signals=stop_signals,
             as_job=True,
             store=met.store,
-            torchelastic_events="console" if flags.event_log_handler == "console" else "",
+            torchelastic_events=events,
+            torchelastic_metrics=metrics,
+            rdzv_backend=met.backend,
         )
 
     notes += _notes(flags, workers, tee, environ)
@@ -144,7 +151,7 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
 def _command(flags: Namespace, environ: Mapping[str, str]) -> tuple[str, ...]:
     script = (flags.training_script, *flags.training_script_args)
     if flags.run_path:
-        return (sys.executable, "-c", _RUN_PATH, *script)
+        return (sys.executable, os.path.abspath(call.__file__), "--run-path", *script)
     if flags.no_python:
         return script
     python = environ.get("PYTHON_EXEC", sys.executable)
@@ -158,11 +165,6 @@ def _impossible(flags: Namespace) -> list[str]:
         wrong.append("--no-python and --module exclude one another: a module needs Python")
     if flags.run_path and flags.start_method != "spawn":
         wrong.append(f"--start-method {flags.start_method}: a worker is a fresh interpreter (allowed: spawn)")
-    if flags.event_log_handler not in EVENT_LOG_HANDLERS:
-        wrong.append(
-            f"--event-log-handler {flags.event_log_handler}: torch has no such handler "
-            f"(allowed: {', '.join(EVENT_LOG_HANDLERS)})"
-        )
     if flags.logs_specs not in (None, "default"):
         wrong.append(f"--logs-specs {flags.logs_specs}: {refused.logs_specs(flags.logs_specs)}")
     return wrong
@@ -193,10 +195,13 @@ def _signals(names: str) -> frozenset[int]:
 
 
 def _patience(given: int | None, environ: Mapping[str, str]) -> int:
-    text = environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
-    seconds = given if given is not None else PATIENCE if text is None else int(text)
+    text = environ.get(_PATIENCE_VARIABLE, str(PATIENCE)) if given is None else str(given)
+    try:
+        seconds = int(text)
+    except ValueError:
+        seconds = -1
     if seconds < 0:
-        raise ValueError(f"{seconds} is negative (allowed: 0 and more seconds)")
+        raise ValueError(f"{text!r} is no time to wait (allowed: whole seconds, 0 and more)")
     return seconds
 
 
@@ -231,6 +236,16 @@ def _uninterruptible(text: str) -> float:
         return max(0.0, float(text))
     except ValueError:
         return 0.0
+
+
+def _outlet(given: str, words: tuple[str, ...] = ("null", "console")) -> str:
+    """``console``, the absolute path of ``file:PATH``, or nothing: of torch's words no other writes anything."""
+    kind, _, path = given.partition(":")
+    if kind == "file" and path:
+        return os.path.abspath(path)
+    if given not in words:
+        raise ValueError(f"{given!r} is no place for them (allowed: {', '.join(words)}, file:PATH)")
+    return given if given == "console" else ""
 
 
 def _texts(given: str | None) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ def logs_specs(name: str) -> str:
     """Why that class cannot say where the logs go (torch.distributed.run, ``_get_logs_specs_class``)."""
     found = {one.name: one for one in metadata.entry_points(group="torchrun.logs_specs")}
     if name not in found:
-        installed = ", ".join(["default", *sorted(found)])
+        installed = ", ".join(sorted({"default", *found}))
         return f"no package has such an entry point in the group torchrun.logs_specs (allowed: {installed})"
     try:
         found[name].load()

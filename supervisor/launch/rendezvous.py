@@ -25,11 +25,12 @@ _V2 = "etcd's v2 API is gone from etcd 3.6; use --rdzv-backend etcd, which is ve
 
 
 class Meeting(NamedTuple):
-    """``master_port`` 0: one that is free."""
+    """``master_port`` 0: one that is free. ``backend``: torchrun's word for it."""
 
     run_id: str
     master_addr: str
     master_port: int
+    backend: str
     rules: RendezvousRules = RendezvousRules()
     store: StorePlan | None = None
 
@@ -47,7 +48,7 @@ def meeting(flags: Namespace, refuse: Callable[[str], None], note: Callable[[str
         refuse(f"--nnodes {flags.nnodes}: {_C10D}")
     elif not flags.standalone and backend == "etcd":
         rules, store = elastic(flags, least, most, refuse, note)
-        return Meeting(_run_id(flags.rdzv_id, refuse), "", 0, rules, store)
+        return Meeting(_run_id(flags.rdzv_id, refuse), "", 0, "etcd", rules, store)
     elif not flags.standalone and backend == "etcd-v2":
         refuse(f"--rdzv-backend {backend}: {_V2}")
     elif not flags.standalone and backend not in ("static", "c10d"):
@@ -61,7 +62,7 @@ def meeting(flags: Namespace, refuse: Callable[[str], None], note: Callable[[str
     if flags.master_addr is not None or flags.master_port is not None:
         note("--master-addr and --master-port are for static with both given: MASTER_ADDR and MASTER_PORT are chosen")
     named = not (flags.standalone or alone) and flags.rdzv_id
-    return Meeting(_run_id(flags.rdzv_id if named else "", refuse), flags.local_addr or HERE, 0)
+    return Meeting(_run_id(flags.rdzv_id if named else "", refuse), flags.local_addr or HERE, 0, "c10d")
 
 
 def _static(flags: Namespace, hosts: int, refuse: Callable[[str], None]) -> Meeting:
@@ -78,7 +79,7 @@ def _static(flags: Namespace, hosts: int, refuse: Callable[[str], None]) -> Meet
         numbers = "only number 0" if hosts == 1 else f"number 0 to {hosts - 1}"
         refuse(f"--node-rank {flags.node_rank}: of {hosts} host{'s' * (hosts > 1)} there is {numbers}")
     rules = RendezvousRules("static", hosts, flags.node_rank)
-    return Meeting(_run_id(flags.rdzv_id, refuse), addr.strip("[]"), port, rules)
+    return Meeting(_run_id(flags.rdzv_id, refuse), addr.strip("[]"), port, "static", rules)
 
 
 def _hosts(nnodes: str, refuse: Callable[[str], None]) -> tuple[int, int]:

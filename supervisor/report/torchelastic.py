@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from supervisor import clock
-from supervisor.core.events import Event
+from supervisor.core.events import Event, signal_name
 from supervisor.core.state import Group
 from supervisor.plan import DaemonPlan, GroupPlan
 
@@ -23,6 +24,9 @@ METRICS = "torchelastic"
 """The one group of metrics that torch's agent has."""
 
 Sink = Callable[[bytes], object]
+
+_NOTHING: Mapping[str, object] = {}
+_SIGNALS = {signal_name(number): number for number in range(1, signal.NSIG)}
 
 
 class TorchElastic:
@@ -46,6 +50,7 @@ class TorchElastic:
         self._set_out_at: dict[str, float] = {}
         self._stopping_at: dict[str, float] = {}
         self._restarting: set[str] = set()
+        self._watched: set[str] = set()  # groups whose timers are looked after
         self._last: dict[str, Group] = {}  # a group that a reload has taken away is told of when it is gone
         self._kinds: Mapping[str, Callable[[Event, Group], None]] = {
             "group.starting": self._starting,
@@ -59,6 +64,7 @@ class TorchElastic:
             "worker.started": self._worker_started,
             "worker.exited": self._worker_exited,
             "worker.failed": self._worker_failed,
+            "timer.expired": self._timer_expired,
         }
 
     def observe(self, event: Event) -> None:
@@ -86,7 +92,10 @@ class TorchElastic:
 
     def _group_restarting(self, event: Event, group: Group) -> None:
         self._restarting.add(group.plan.name)
-        self._state(event, group, "unhealthy")
+        if "rank" not in event.fields:  # else the others go on
+            self._watch_no_more(event, group)
+        # torch's word for how the attempt has ended; its "unhealthy" is a worker in state D
+        self._state(event, group, "succeeded" if event.fields["cause"] == "finished" else "failed")
 
     def _stopping(self, event: Event, group: Group) -> None:
         self._stopping_at[group.plan.name] = event.at
@@ -95,11 +104,13 @@ class TorchElastic:
         self._state(event, group, "healthy")
 
     def _succeeded(self, event: Event, group: Group) -> None:
+        self._watch_no_more(event, group)
         self._tell(event, group, "SUCCEEDED")
         self._over(event, group, "succeeded")
 
     def _failed(self, event: Event, group: Group) -> None:
         """torch's word for a stop by signal is the same."""
+        self._watch_no_more(event, group)
         self._tell(event, group, "FAILED", raw_error=_error(event.fields))
         self._over(event, group, "failed" if event.name == "group.failed" else "stopped")
 
@@ -113,6 +124,9 @@ class TorchElastic:
             self._tell(event, group, "ASSIGN_WORKER_RANKS", duration_ms=0.0)  # they come with the world
             self._timed(event.at, "SimpleElasticAgent._rendezvous", took_for)
             self._timed(event.at, "SimpleElasticAgent._assign_worker_ranks", 0.0)
+            if group.plan.watchdog.timer_file:
+                self._watched.add(group.plan.name)
+                self._tell_of_timers(event, group, "watchdog started")
         self._tell(event, group, "START", of_worker=True)
 
     def _worker_exited(self, event: Event, group: Group) -> None:
@@ -123,6 +137,30 @@ class TorchElastic:
 
     def _worker_failed(self, event: Event, group: Group) -> None:
         self._tell(event, group, "FAILED", of_worker=True, raw_error=_error(event.fields))
+
+    # ---- timers (torch.distributed.elastic.agent.server.local_elastic_agent, ``_log_watchdog_event``)
+
+    def _timer_expired(self, event: Event, group: Group) -> None:
+        """``expiration_time`` is when it was seen: at once."""
+        number = _SIGNALS.get(event.fields.get("signal", ""), 0)
+        told = {
+            "worker_pid": event.fields["pid"],
+            "scope_id": event.fields.get("scope", ""),
+            "expiration_time": clock.wall(event.at),
+            "signal": number,
+        }
+        self._tell_of_timers(event, group, "timer expired", told)
+        if number:
+            self._tell_of_timers(event, group, "kill worker process", told)
+
+    def _watch_no_more(self, event: Event, group: Group) -> None:
+        if group.plan.name in self._watched:
+            self._watched.discard(group.plan.name)
+            self._tell_of_timers(event, group, "watchdog stopped")
+
+    def _tell_of_timers(self, event: Event, group: Group, name: str, told: Mapping[str, object] = _NOTHING) -> None:
+        details = {"watchdog_event": name, **{key: str(value) for key, value in told.items()}}
+        self._write(event, group, name, "AGENT", "RUNNING", details)
 
     # ---- event records (torch.distributed.elastic.agent.server.api, ``_construct_event``)
 
@@ -136,8 +174,6 @@ class TorchElastic:
         raw_error: str | None = None,
         duration_ms: float | None = None,
     ) -> None:
-        if self._events is None:
-            return
         fields, plan, world = event.fields, group.plan, group.world
         details: dict[str, Any] = {
             "group_world_size": None if state in ("RENDEZVOUS", "ASSIGN_WORKER_RANKS") else 1,
@@ -149,29 +185,43 @@ class TorchElastic:
                 "local_rank": fields["local_rank"],
                 "role_rank": (world.base_role_rank if world else 0) + fields["local_rank"],
                 "role_world_size": world.role_world_size if world else plan.workers,
-                "exit_code": fields.get("exit_code"),
+                "exit_code": _exit_code(fields) if state == "FAILED" else fields.get("exit_code"),
                 "worker_pid": pid,
             }
+        self._write(
+            event, group, PREFIX + state, "WORKER" if of_worker else "AGENT", state, details,
+            global_rank=fields["rank"] if of_worker else None,
+            group_rank=None if details["group_world_size"] is None else 0,
+            worker_id=None if pid is None else str(pid),
+            raw_error=raw_error,
+            duration_ms=duration_ms,
+        )  # fmt: skip
+
+    def _write(
+        self, event: Event, group: Group, name: str, source: str, state: str, details: Mapping[str, Any], **more: Any
+    ) -> None:
+        """``more``: what metadata has that is not the same for all."""
+        if self._events is None:
+            return
         metadata = {
             "run_id": self._plan.run_id,
-            "global_rank": fields["rank"] if of_worker else None,
-            "group_rank": None if details["group_world_size"] is None else 0,
-            "worker_id": None if pid is None else str(pid),
-            "role": plan.role,
+            "global_rank": None,
+            "group_rank": 0,
+            "worker_id": None,
+            "role": group.plan.role,
             "hostname": self._plan.node_id,
             "state": state,
             "total_run_time": int(event.at - self._began_at),
-            "rdzv_backend": "local",
-            "raw_error": raw_error,
+            "rdzv_backend": self._plan.rdzv_backend,
+            "raw_error": None,
             "metadata": json.dumps(details),
             "agent_restarts": group.history.used,
-            "duration_ms": duration_ms,
         }
         record = {
-            "name": PREFIX + state,
-            "source": "WORKER" if of_worker else "AGENT",
+            "name": name,
+            "source": source,
             "timestamp": int(clock.wall(event.at) * 1000),
-            "metadata": metadata,
+            "metadata": metadata | more,
         }
         self._events(json.dumps(record).encode() + b"\n")
 
@@ -228,6 +278,14 @@ def _flakiness(plan: GroupPlan, used: int) -> int:
     if most < 0:  # of no number of restarts can a part be used
         return 0
     return int(100 - 100 * (max(0, most - used) + 1) / (most + 1))
+
+
+def _exit_code(fields: Mapping[str, Any]) -> int | None:
+    """Of who has died of a signal: that signal, negative; None: it has never run."""
+    if "signal" in fields:
+        return -_SIGNALS[fields["signal"]]
+    code: int | None = fields.get("exit_code")
+    return code
 
 
 def _error(fields: Mapping[str, Any]) -> str | None:

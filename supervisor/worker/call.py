@@ -2,7 +2,7 @@
 
 The JSON is an object with ``args`` and ``kwargs``. What the function returns goes as JSON to ``$RANKD_RETURN_FILE``;
 what it raises goes to the error file, and is the end of the worker. ``python call.py -`` is for the library: see
-``supervisor.worker.called``.
+``supervisor.worker.called``; ``python call.py --run-path SCRIPT [ARG...]`` is ``runpy.run_path`` as such a function.
 """
 
 from __future__ import annotations
@@ -27,6 +27,16 @@ def main(target: str, arguments: str) -> None:
 
     call = json.loads(arguments)
     _say(record(_call)(target, call["args"], call["kwargs"]))
+
+
+def run_path(script: str, *arguments: str) -> None:
+    """Run the script as ``__main__``, with its arguments; raises what it raises."""
+    import runpy  # noqa: PLC0415 - only for scripts
+
+    from supervisor.worker import record  # noqa: PLC0415 - as above
+
+    sys.argv[:] = [script, *arguments]
+    record(runpy.run_path)(script, run_name="__main__")
 
 
 def find(target: str) -> Any:
@@ -85,5 +95,7 @@ if __name__ == "__main__":
         from supervisor.worker import called
 
         called.main()
+    elif sys.argv[1] == "--run-path":
+        run_path(*sys.argv[2:])
     else:
         main(*sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -101,3 +102,27 @@ def leave_a_daemon(folder: str) -> int:
 def talk() -> None:
     sys.stdout.write(f"out {rank()}\n")
     sys.stderr.write(f"err {rank()}\n")
+
+
+def fail_by_half() -> None:
+    """Every other rank fails whenever it is started; the others return."""
+    if rank() % 2:
+        raise ValueError(f"rank {rank()}")
+
+
+def leave_in_order(code: int) -> None:
+    sys.exit(code)
+
+
+def say_in_three_ways() -> None:
+    """By Python, by C, and by a child."""
+    print("of Python", flush=True)
+    libc = ctypes.CDLL(None)
+    libc.puts(b"of C")
+    libc.fflush(None)
+    subprocess.run(["sh", "-c", "echo of a child; echo error of a child >&2"], check=True)
+
+
+def count_to(number: int) -> None:
+    for line in range(number):
+        print("line", line)

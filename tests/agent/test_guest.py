@@ -218,7 +218,7 @@ def test_the_example_of_torchs_docstring_works_with_imports_changed(tmp_path: Pa
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_that_ends_the_program_ends_its_workers_first(tmp_path: Path, number: signal.Signals) -> None:
     running = script(
         f"""

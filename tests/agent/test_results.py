@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import signal
@@ -62,6 +63,12 @@ async def test_arguments_and_values_of_any_size_pass_and_are_in_no_file(tmp_path
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+async def test_ten_megabytes_from_each_of_four_are_no_deadlock() -> None:
+    """Torch's own case; no worker has to wait for another to be read."""
+    result = await run(spec(jobs.size, b"ab" * 5_000_000, workers=4))
+    assert result.return_values == dict.fromkeys(range(4), b"ba" * 5_000_000)
+
+
 async def test_a_function_that_leaves_without_a_word_has_returned_nothing() -> None:
     result = await run(spec(jobs.leave, 0))
     assert (result.state, result.return_values) == (WorkerState.SUCCEEDED, {})
@@ -104,6 +111,26 @@ async def test_a_crash_is_told_by_its_signal() -> None:
     assert (failure.exitcode, failure.signal_name()) == (-signal.SIGSEGV, "SIGSEGV")
     assert failure.message == f"Signal 11 (SIGSEGV) received by PID {failure.pid}"
     assert failure.error_file == "<N/A>"
+
+
+@pytest.mark.parametrize(("code", "failed"), [(0, False), (3, True)])
+async def test_a_function_may_exit_and_has_no_error_file_then(code: int, failed: bool, tmp_path: Path) -> None:
+    result = await run(spec(jobs.leave_in_order, code, workers=1), LogsSpecs(str(tmp_path)))
+    assert result.is_failed() is failed
+    assert [(one.exitcode, one.error_file) for one in result.failures.values()] == ([(3, "<N/A>")] if failed else [])
+    assert list(tmp_path.rglob("error.json")) == []
+
+
+async def test_restarts_that_help_nothing_are_all_used_and_then_it_has_failed(tmp_path: Path) -> None:
+    """Torch's ``run_bipolar_function``: half of the ranks fail in each of three attempts."""
+    agent = LocalElasticAgent(spec(jobs.fail_by_half, workers=4, max_restarts=2), LogsSpecs(str(tmp_path)))
+    async with asyncio.timeout(30):
+        result = await agent.run()
+    assert (result.state, result.return_values) == (WorkerState.FAILED, {})
+    assert set(result.failures) <= {1, 3}
+    assert "all 2 restarts are used" in result.reason
+    assert sorted(path.name for path in tmp_path.rglob("attempt_*")) == ["attempt_0", "attempt_1", "attempt_2"]
+    assert agent.get_worker_group().state is WorkerState.FAILED
 
 
 async def test_a_program_that_is_not_there_is_a_failure() -> None:
@@ -215,6 +242,29 @@ async def test_output_goes_where_logs_specs_says(tmp_path: Path, capfd: pytest.C
     assert capfd.readouterr() == ("<1> out 1\n", "<1> err 1\n")
 
 
+@pytest.mark.parametrize(("redirects", "tee"), [(3, 0), (0, 3)])
+async def test_what_python_c_and_children_say_is_all_captured(redirects: int, tee: int, tmp_path: Path) -> None:
+    await run(spec(jobs.say_in_three_ways, workers=1), LogsSpecs(str(tmp_path), redirects=redirects, tee=tee))
+    texts = {path.name: path.read_text() for path in tmp_path.rglob("*.log")}
+    assert texts == {"stdout.log": "of Python\nof C\nof a child\n", "stderr.log": "error of a child\n"}
+
+
+async def test_of_32_ranks_every_line_is_on_the_console_with_its_prefix(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Torch's ``test_tail``."""
+    logs = LogsSpecs(str(tmp_path), tee=1)
+    await run(spec(jobs.count_to, 1000, workers=32), logs, log_line_prefix_template="[${role_name}${local_rank}]:")
+    lines = capfd.readouterr().out.splitlines()
+    assert sorted(lines) == sorted(f"[trainer{rank}]:line {number}" for rank in range(32) for number in range(1000))
+
+
+async def test_of_half_a_million_lines_none_is_lost(tmp_path: Path) -> None:
+    await run(spec(jobs.count_to, 500_000, workers=1), LogsSpecs(str(tmp_path), tee=1), log_line_prefix_template="")
+    (log,) = tmp_path.rglob("stdout.log")
+    assert log.read_text().splitlines() == [f"line {number}" for number in range(500_000)]
+
+
 async def test_otherwise_output_is_the_callers(capfd: pytest.CaptureFixture[str]) -> None:
     await run(spec(jobs.talk, workers=1))
     assert capfd.readouterr() == ("out 0\n", "err 0\n")
@@ -253,6 +303,13 @@ def test_functions_are_never_run_in_a_fork() -> None:
         LocalElasticAgent(spec("true"), start_method="fork")
     with pytest.raises(ValueError, match="must not be negative"):
         LocalElasticAgent(spec("true"), shutdown_timeout=-1)
+
+
+def test_specs_of_logs_that_are_anothers_are_refused_rather_than_passed_over() -> None:
+    """torch's DefaultLogsSpecs, from a script of which not all imports were changed."""
+    others: Any = argparse.Namespace(log_dir="logs")
+    with pytest.raises(TypeError, match=r"supervisor\.LogsSpecs, not argparse\.Namespace"):
+        LocalElasticAgent(spec("true"), others)
 
 
 async def test_in_a_running_loop_it_does_not_block() -> None:

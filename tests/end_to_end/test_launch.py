@@ -72,6 +72,8 @@ def test_a_worker_reads_what_is_given_to_the_launch(tmp_path: Path) -> None:
         (["--no-python", "/not/there"], 127),
         (["--torchrun-exit-codes", "--no-python", "/bin/sh", "-c", "exit 7"], 1),
         (["--torchrun-exit-codes", "--no-python", "/bin/true"], 0),
+        (["--nproc-per-node=none", "/bin/true"], 64),
+        (["--torchrun-exit-codes", "--nproc-per-node=none", "/bin/true"], 1),
     ],
 )
 def test_the_exit_code_is_the_root_causes(words: list[str], code: int, tmp_path: Path) -> None:
@@ -333,9 +335,44 @@ def test_run_path_and_module_run_the_script_as_main(tmp_path: Path) -> None:
         assert launch(tmp_path, *words, "x").stdout == "__main__ ['x']\n"
 
 
+def test_what_a_script_run_by_its_path_raises_is_in_its_error_file(tmp_path: Path) -> None:
+    """torchrun runs it in a function of its own, under ``record``: the script need not ask for that."""
+    job = script(tmp_path, 'raise ValueError("no such step")')
+    done = launch(tmp_path, "--log-dir=logs", "--run-path", job)
+    assert done.returncode == 1
+    (file,) = (tmp_path / "logs").rglob("error.json")
+    assert json.loads(file.read_text())["message"]["message"] == "ValueError: no such step"
+    assert "error     : ValueError: no such step" in done.stderr
+
+
 def test_defaults_come_from_pet_variables(tmp_path: Path) -> None:
     env = {"PET_STANDALONE": "1", "PET_NPROC_PER_NODE": "2"}
     assert sorted(launch(tmp_path, script(tmp_path, SAYS), env=env).stdout.split()) == ["0", "1", "rank", "rank"]
+
+
+def test_torchelastics_events_and_metrics_go_to_the_files_that_are_named(tmp_path: Path) -> None:
+    words = ("--event-log-handler=file:events", "--torchelastic-metrics=file:metrics", "--no-python", "/bin/true")
+    done = launch(tmp_path, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    names = [json.loads(line)["name"] for line in (tmp_path / "events").read_text().splitlines()]
+    assert names[-1] == "torchelastic.worker.status.SUCCEEDED"
+    assert "workers.default.run_total=1" in (tmp_path / "metrics").read_text()
+
+
+def test_jobs_on_one_host_have_ports_of_their_own(tmp_path: Path) -> None:
+    """torchrun's default is 29500 (or 29400) for each: EADDRINUSE for the second job (pytorch#126510)."""
+    job = script(
+        tmp_path,
+        "import os, signal, socket\n"
+        "server = socket.create_server(('', int(os.environ['MASTER_PORT'])))\n"
+        "print(os.environ['MASTER_PORT'], flush=True)\n"
+        "signal.pause()\n",
+    )
+    with contextlib.ExitStack() as jobs:
+        started = [jobs.enter_context(launched(tmp_path, "--rdzv-id=same", job)) for _ in range(4)]
+        ports = [one.stdout.readline() for one in started if one.stdout is not None]
+        assert len(set(ports)) == 4
+        assert "" not in ports
 
 
 def test_what_takes_long_to_import_is_not_imported(tmp_path: Path) -> None:

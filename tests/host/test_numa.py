@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.host.topology import bind_workers, visible_gpus
-from supervisor.plan import Binding
+from supervisor.plan import Binding, GroupPlan, LogRules, rank_environment, single_host_world
 
 
 def write(path: Path, text: object) -> None:
@@ -79,6 +79,7 @@ def test_a_gpu_whose_node_the_firmware_does_not_say_is_at_the_first(host: Host) 
         ("1,0", [1, 0]),
         (" 2 ", [2]),
         ("GPU-2ab-cd,GPU-0", [2, 0]),
+        ("MIG-GPU-1ab-cd/7/0,MIG-GPU-1ab-cd/8/0,0", [1, 1, 0]),
         ("1,-1,0", [1]),
         ("", []),
         ("${LOCAL_RANK}", [0, 1, 2]),
@@ -90,11 +91,58 @@ def test_cuda_visible_devices_says_which_gpu_a_local_rank_has(host: Host, visibl
     assert found == [f"0000:{number + 16:02x}:00.0" for number in order]
 
 
-@pytest.mark.parametrize("visible", ["9", "GPU-ffff", "MIG-0", "GPU-"])
+@pytest.mark.parametrize("visible", ["9", "GPU-ffff", "MIG-0", "GPU-", "MIG-GPU-", "MIG-1ab-cd"])
 def test_a_device_that_is_not_known_here_is_refused_by_name(host: Host, visible: str) -> None:
     host.plug_in(0, 1)
     with pytest.raises(ValueError, match=f"which GPU '{visible}' of CUDA_VISIBLE_DEVICES is cannot be told"):
         host.bound("node", 1, visible=visible)
+
+
+def test_in_a_container_gpus_are_numbered_as_it_has_device_nodes(host: Host) -> None:
+    """/sys and the driver show all of the host's."""
+    host.plug_in(0, 1, 2, 3)
+    for name in ("nvidia1", "nvidia3", "nvidiactl"):
+        write(host.root / "dev" / name, "")
+    assert [visible_gpus(environ, str(host.root)) for environ in ({}, {"CUDA_VISIBLE_DEVICES": "1,0"})] == [
+        ["0000:11:00.0", "0000:13:00.0"],
+        ["0000:13:00.0", "0000:11:00.0"],
+    ]
+    assert host.bound("node", 2) == [[2, 3, 10, 11], [6, 7, 14, 15]]
+    with pytest.raises(ValueError, match="which GPU 'GPU-0ab-cd' of CUDA_VISIBLE_DEVICES is cannot be told"):
+        host.bound("node", 1, visible="GPU-0ab-cd")
+
+
+def test_a_gpu_that_has_been_given_to_a_guest_is_not_counted(host: Host) -> None:
+    host.plug_in(0, 1)
+    (host.root / "proc/driver/nvidia/gpus/0000:10:00.0/information").unlink()
+    (host.root / "proc/driver/nvidia/gpus/0000:10:00.0").rmdir()
+    assert visible_gpus({}, str(host.root)) == ["0000:11:00.0"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "devices", "cpus"),
+    [
+        (None, ["0", "1"], [[0, 1, 8, 9], [2, 3, 10, 11]]),
+        ("2, 0", ["2", "0"], [[4, 5, 12, 13], [0, 1, 8, 9]]),
+        ("GPU-2ab-cd,MIG-GPU-1ab-cd/7/0", ["GPU-2ab-cd", "MIG-GPU-1ab-cd/7/0"], [[4, 5, 12, 13], [2, 3, 10, 11]]),
+    ],
+)
+def test_a_virtual_local_rank_sees_just_the_gpu_that_it_is_bound_to(
+    host: Host, visible: str | None, devices: list[str], cpus: list[list[int]]
+) -> None:
+    """Both are chosen by the real local rank, from the list that the group has."""
+    host.plug_in(0, 1, 2)
+    group = GroupPlan("job", ("job",), 2, "job", LogRules("/logs"), virtual_local_rank=True)
+    world = single_host_world(group, 0, "127.0.0.1", 1)
+    seen = [
+        rank_environment(group, world, rank, attempt=0, restarts=0, error_file="", visible_devices=visible)
+        for rank in range(2)
+    ]
+    assert [(env["LOCAL_RANK"], env["RANK"], env["CUDA_VISIBLE_DEVICES"]) for env in seen] == [
+        ("0", str(rank), device) for rank, device in enumerate(devices)
+    ]
+    assert host.bound("node", 2, visible=visible) == cpus
+    assert [host.bound("node", 1, visible=device) for device in devices] == [[one] for one in cpus], "its own view"
 
 
 def test_without_a_gpu_for_each_neighbouring_ranks_share_a_node(host: Host) -> None:

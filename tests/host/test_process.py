@@ -198,7 +198,7 @@ DAEMON = """
 # ---- how a worker ends
 
 
-@pytest.mark.parametrize("code", [0, 3, 255])
+@pytest.mark.parametrize("code", [0, 3, 138, 255])
 async def test_an_exit_code_is_told_as_it_was(host: Host, code: int) -> None:
     status = await host.ended("sh", "-c", f"exit {code}")
     assert (status.code, status.signal, status.core_dumped) == (code, None, False)

@@ -29,7 +29,8 @@ UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
         (["-m"], {}, [sys.executable, "-u", "-m", "train.py"]),
         ([], {"PYTHON_EXEC": "/opt/python"}, ["/opt/python", "-u", "train.py"]),
         (["--no-python"], {}, ["train.py"]),
-        (["--no-python", "--run-path"], {"PYTHON_EXEC": "/opt/python"}, [sys.executable, "-c", ..., "train.py"]),
+        (["--run-path"], {"PYTHON_EXEC": "/opt/python"}, [sys.executable, ..., "--run-path", "train.py"]),
+        (["--no-python", "--run-path"], {}, [sys.executable, ..., "--run-path", "train.py"]),
     ],
 )
 def test_the_script_is_run_as_torchrun_would(words: list[str], environ: dict[str, str], command: list[object]) -> None:
@@ -75,6 +76,7 @@ def test_alone_on_a_host_run_id_and_port_are_chosen() -> None:
     for words in ([], ["--standalone", "--rdzv-id", "mine", "--rdzv-endpoint", "far:1"], ["--nnodes", "1:1"]):
         assert re.fullmatch(UUID, plan(*words).run_id)
         assert (group(*words).master_addr, group(*words).master_port) == ("localhost", 0)
+        assert plan(*words).rdzv_backend == "c10d", "as torchrun does"
 
 
 def test_static_numbers_the_hosts_by_hand() -> None:
@@ -120,7 +122,7 @@ def test_c10d_on_one_host_has_the_run_id_it_is_given() -> None:
         "--local-addr",
         "10.0.0.1",
     ]
-    assert plan(*words).run_id == "job7"
+    assert (plan(*words).run_id, plan(*words).rdzv_backend) == ("job7", "c10d")
     assert (group(*words).master_addr, group(*words).master_port) == ("10.0.0.1", 0)
 
 
@@ -137,6 +139,7 @@ def test_c10d_on_one_host_has_the_run_id_it_is_given() -> None:
 def test_static_on_one_host_says_where_rank_0_listens(words: list[str], addr: str, port: int) -> None:
     assert (group(*words).master_addr, group(*words).master_port) == (addr, port)
     assert plan(*words, "--rdzv-id", "mine").run_id == "mine"
+    assert plan(*words).rdzv_backend == "static"
 
 
 # ---- when it fails or stops
@@ -242,6 +245,15 @@ def test_loglevel_is_the_level_of_records(name: str | None, level: str) -> None:
     assert plan(environ={} if name is None else {"LOGLEVEL": name}).log_level == level
 
 
+@pytest.mark.parametrize(
+    ("given", "place"), [("null", ""), ("console", "console"), ("file:a/b", os.path.abspath("a/b")), ("file:/c", "/c")]
+)
+def test_torchelastics_events_and_metrics_go_where_they_are_asked_to(given: str, place: str) -> None:
+    asked = plan("--event-log-handler", given, environ={"PET_TORCHELASTIC_METRICS": given})
+    assert (asked.torchelastic_events, asked.torchelastic_metrics) == (place, place)
+    assert (plan().torchelastic_events, plan().torchelastic_metrics) == ("", "")
+
+
 def test_health_is_served_on_torchelastics_port_and_nowhere_without_it() -> None:
     assert plan().listen == ()
     assert plan(environ={"TORCHELASTIC_HEALTH_CHECK_PORT": "8080"}).listen == (":8080",)
@@ -310,8 +322,9 @@ ETCD = ["--rdzv-backend", "etcd", "--rdzv-id", "job"]
         (["--nproc-per-node", "hpu"], {}, "--nproc-per-node: 'hpu'.*auto, cpu, gpu, xpu"),
         (["--nproc-per-node", "gpu"], {"CUDA_VISIBLE_DEVICES": ""}, "--nproc-per-node: gpu: CUDA_VISIBLE_DEVICES=''"),
         (["--max-restarts", "-1"], {}, "--max-restarts -1"),
-        (["--shutdown-timeout", "-1"], {}, "--shutdown-timeout: -1 is negative"),
-        ([], {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "soon"}, "--shutdown-timeout: .*soon"),
+        (["--shutdown-timeout", "-1"], {}, "--shutdown-timeout: '-1' is no time"),
+        ([], {"PET_SHUTDOWN_TIMEOUT": "-2"}, "--shutdown-timeout: '-2' is no time"),
+        ([], {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "soon"}, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT: 'soon' is no time"),
         (["--signals-to-handle", "SIGNOPE"], {}, "--signals-to-handle: .*SIGNOPE"),
         (["--signals-to-handle", "SIGKILL"], {}, "--signals-to-handle: signal 9"),
         (["--redirects", "4"], {}, "--redirects: "),
@@ -332,7 +345,13 @@ ETCD = ["--rdzv-backend", "etcd", "--rdzv-id", "job"]
             {},
             "--numa-binding: exclusive is not possible",
         ),
-        (["--event-log-handler", "kafka"], {}, "--event-log-handler kafka: .*console"),
+        (
+            ["--event-log-handler", "kafka"],
+            {},
+            "--event-log-handler: 'kafka'.*null, console, dynamic_rendezvous, file:PATH",
+        ),
+        (["--event-log-handler", "file:"], {}, "--event-log-handler: 'file:'"),
+        (["--torchelastic-metrics", "x"], {}, "--torchelastic-metrics: 'x'.*null, console, file:PATH"),
     ],
 )
 def test_what_cannot_be_had_is_refused_with_words(words: list[str], environ: dict[str, str], said: str) -> None:
@@ -353,6 +372,17 @@ def test_what_cannot_be_had_is_refused_with_words(words: list[str], environ: dic
 )
 def test_what_changes_nothing_on_one_host_is_taken(words: list[str], environ: dict[str, str]) -> None:
     assert launch(*words, environ=environ).notes == ()
+
+
+def test_each_logs_specs_that_may_be_asked_for_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch itself installs one that is called default."""
+    package = tmp_path / "some_logs-1.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Name: some-logs\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[torchrun.logs_specs]\ndefault = a:B\nmine = a:C\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WrongUsage, match=r"\(allowed: default, mine\)"):
+        launch("--logs-specs", "yours")
 
 
 def test_all_reasons_are_told_at_once() -> None:

@@ -168,6 +168,14 @@ def test_a_list_of_devices_that_is_too_short_is_refused_as_torch_does() -> None:
         planned(group(workers=3, virtual_local_rank=True), 2, {"CUDA_VISIBLE_DEVICES": "4,5"})
 
 
+def test_an_empty_list_of_devices_hides_all_from_a_virtual_local_rank_too() -> None:
+    """As torch has it: the first worker sees none, and for a second there is none."""
+    one = group(workers=2, virtual_local_rank=True)
+    assert planned(one, 0, {"CUDA_VISIBLE_DEVICES": ""}).env["CUDA_VISIBLE_DEVICES"] == ""
+    with pytest.raises(ValueError, match=r"local rank 1 has no device, CUDA_VISIBLE_DEVICES names none"):
+        planned(one, 1, {"CUDA_VISIBLE_DEVICES": ""})
+
+
 def test_the_device_of_a_virtual_local_rank_is_not_what_env_says_last() -> None:
     one = group(workers=2, virtual_local_rank=True, env={"CUDA_VISIBLE_DEVICES": "${RANK}"})
     assert planned(one, 1, {"CUDA_VISIBLE_DEVICES": "6,7"}).env["CUDA_VISIBLE_DEVICES"] == "7"

@@ -5,17 +5,34 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from supervisor.core import events
 from supervisor.core.groups import Arrival, Groups
 from supervisor.core.messages import ErrorReport
-from supervisor.plan import RestartRules
+from supervisor.plan import RestartRules, WatchdogRules
 from supervisor.premises import Unusable, appended
 from supervisor.report.torchelastic import TorchElastic
-from tests.stories.story import Happening, Story, asked_to_stop, exited, gone, job, killed, read_anew, running, up
+from tests.stories.story import (
+    NO_PAUSE,
+    Happening,
+    Story,
+    asked_to_stop,
+    exited,
+    formed,
+    gone,
+    job,
+    killed,
+    read_anew,
+    running,
+    silent,
+    started,
+    up,
+)
 
 
 class Told:
@@ -69,7 +86,52 @@ def test_a_run_that_recovers_has_an_event_for_every_end() -> None:
     }  # fmt: skip
     assert failed["agent_restarts"] == 1
     assert told.put()["workers.job.remaining_restarts"] == "2"
-    assert told.put()["workers.job.unhealthy"] == "1"
+    assert told.put()["workers.job.failed"] == "1"
+
+
+def test_a_failure_by_a_signal_has_it_as_its_negative_exit_code() -> None:
+    told = Told(running(job(workers=2, restart=RestartRules(max_restarts=0))))
+    told.happen(5.0, killed(1, signal.SIGRTMIN + 3), gone(1), killed(0, signal.SIGTERM), gone(0))
+    codes = [json.loads(one["metadata"]["metadata"])["exit_code"] for one in told.records if one["source"] == "WORKER"]
+    assert codes == [-(signal.SIGRTMIN + 3), None], "of who was stopped torch tells none"
+
+
+def test_timers_are_told_of_in_torchs_words() -> None:
+    """From the first start of an attempt to its end; who has no signal is not said to be killed."""
+    told = Told(Story(job(watchdog=WatchdogRules(timer_file=True), restart=RestartRules(max_restarts=0))))
+    told.happen(0.0, up(), formed(), started(0))
+    reported = events.timer_reported(1.0, events.Who("job", 0, 0, 0), 1000, "load", "did not release it")
+    told.teller.observe(reported)
+    told.happen(2.0, silent(0, "did not release the timer", "timer", signal.SIGTERM, name="step"))
+    told.happen(3.0, killed(0, signal.SIGTERM), gone(0))
+    of_timers = [one for one in told.records if one["metadata"]["state"] == "RUNNING"]
+    details = [json.loads(one["metadata"]["metadata"]) for one in of_timers]
+    assert [one["name"] for one in of_timers] == [one["watchdog_event"] for one in details] == [
+        "watchdog started", "timer expired", "timer expired", "kill worker process", "watchdog stopped",
+    ]  # fmt: skip
+    assert [one.get("signal") for one in details] == [None, "0", "15", "15", None]
+    assert [one.get("scope_id") for one in details] == [None, "load", "step", "step", None]
+    assert details[2].keys() == {"watchdog_event", "worker_pid", "scope_id", "expiration_time", "signal"}
+    assert "duration_ms" not in of_timers[0]["metadata"]
+    names = [one["name"].removeprefix("torchelastic.worker.status.") for one in told.records]
+    assert names.index("watchdog started") + 1 == names.index("START")
+    assert names[-2:] == ["watchdog stopped", "FAILED"]
+
+
+def test_a_restart_of_one_rank_ends_no_watch_over_the_others() -> None:
+    rules = RestartRules(max_restarts=1, scope="worker", backoff=NO_PAUSE)
+    told = Told(Story(job(workers=2, watchdog=WatchdogRules(timer_file=True), restart=rules)))
+    told.happen(0.0, up(), formed(), started(0), started(1))
+    told.happen(2.0, exited(1, 3), gone(1))
+    names = [one["name"] for one in told.records]
+    assert "torchelastic.worker.status.FAILED" in names
+    assert "watchdog stopped" not in names
+
+
+def test_a_group_without_torchs_timers_has_no_events_of_them() -> None:
+    told = Told(running(job()))
+    told.happen(5.0, exited(0), gone(0))
+    assert "RUNNING" not in [one["metadata"]["state"] for one in told.records]
 
 
 def test_a_run_that_fails_is_accounted_for_as_torch_does() -> None:
@@ -92,6 +154,30 @@ def test_a_success_without_retries_is_not_flaky() -> None:
     put = told.put()
     assert (put["workers.job.flakiness"], put["workers.job.run_success_no_retries"]) == ("0", "1")
     assert put["SimpleElasticAgent.run.success"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("restarts", "used", "succeeds", "flakiness", "way"),
+    [
+        (10, 7, True, "63", "run_success_with_retries"),
+        (0, 0, True, "0", "run_success_no_retries"),
+        (2, 2, True, "66", "run_success_with_retries"),
+        (2, 2, False, "100", "run_failed_with_retries"),
+        (0, 0, False, "100", "run_failed_no_retries"),
+    ],
+)
+def test_how_flaky_a_run_was_and_which_of_four_ways_it_went(
+    restarts: int, used: int, succeeds: bool, flakiness: str, way: str
+) -> None:
+    """The numbers of torch's ``test_record_flakiness_metric`` and ``test_record_metrics_*``."""
+    told = Told(running(job(restart=RestartRules(max_restarts=restarts, backoff=NO_PAUSE))))
+    for number in range(used):
+        told.happen(float(number + 1), exited(0, 3), gone(0), formed(), started(0))
+    told.happen(100.0, exited(0, 0 if succeeds else 3), gone(0))
+    put = told.put()
+    assert put["workers.job.flakiness"] == flakiness
+    ways = [f"run_{end}_{retries}_retries" for end in ("success", "failed") for retries in ("with", "no")]
+    assert [one for one in ways if put[f"workers.job.{one}"] == "1"] == [way]
 
 
 def test_a_run_that_is_called_off_has_failed_in_torchs_words_and_is_not_accounted_for() -> None:

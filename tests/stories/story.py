@@ -191,9 +191,9 @@ def said_ready(rank: int, attempt: int | None = None, of: str = "") -> Happening
 
 def silent(
     rank: int, reason: str = "has sent no heartbeat for 5 s", by: SilentBy = "heartbeat", signal: int = 9,
-    attempt: int | None = None, of: str = "",
+    attempt: int | None = None, of: str = "", name: str = "",
 ) -> Happening:  # fmt: skip
-    return _about(of, rank, attempt, lambda worker: WorkerSilent(worker, by, reason, signal))
+    return _about(of, rank, attempt, lambda worker: WorkerSilent(worker, by, reason, signal, name=name))
 
 
 def seen(rank: int, path: str = "/logs/evidence", attempt: int | None = None, of: str = "") -> Happening:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from supervisor.core.messages import ErrorReport
 from supervisor.core.state import Phase
 from tests.stories.story import Story, exited, formed, gone, job, killed, running, started, up
 
@@ -64,6 +65,17 @@ def test_only_the_first_failure_of_an_attempt_is_counted() -> None:
     assert story.view.restarts == 1
     assert story.view.last_failure is not None
     assert story.view.last_failure.rank == 1
+
+
+def test_the_first_to_end_is_the_root_cause_whatever_the_workers_clocks_say() -> None:
+    """The error file of rank 0 is of an hour before; torch would take it for the cause."""
+    running(job(workers=2)).tell(
+        (5.0, exited(1, code=3, error=ErrorReport("ValueError: the cause", timestamp=1795349042)),
+         "SIGTERM tree 0#0; timer ladder 35",
+         "worker.exited; worker.failed rank=1 root_cause=true; group.restarting; group.stopping"),
+        (5.0, exited(0, code=1, unasked=True, error=ErrorReport("OSError: a consequence", timestamp=1795345442)), "",
+         "worker.exited; worker.failed rank=0 root_cause=false"),
+    )  # fmt: skip
 
 
 def test_a_peer_that_we_stop_has_not_failed_however_it_ends() -> None:

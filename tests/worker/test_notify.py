@@ -134,6 +134,13 @@ def test_timers_are_torchs_and_those_without_a_scope_are_told_apart_on_one_line_
     assert set[0].at == pytest.approx(time.monotonic() + 60, abs=20)
 
 
+def test_a_timer_is_released_however_its_block_ends(supervisor: Supervisor) -> None:
+    with pytest.raises(KeyError), notify.expires(after=60, scope="step"):
+        raise KeyError
+    supervisor.pipe.drain()
+    assert [(request.scope, request.at is None) for request in supervisor.timers] == [("step", False), ("step", True)]
+
+
 def test_a_scope_too_long_for_the_pipe_is_not_sent(supervisor: Supervisor) -> None:
     with notify.expires(60, "x" * 5000):
         supervisor.pipe.drain()

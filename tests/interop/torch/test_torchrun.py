@@ -215,7 +215,7 @@ def plain(record: Any) -> Any:
     if metadata["state"] != "FAILED":  # of failures alone does torch know these two
         pid, code = details.pop("worker_pid", None), details.pop("exit_code", None)
         assert pid is None or (str(pid) == metadata["worker_id"] and code in (0, None))
-    for key in ("worker_id", "hostname", "total_run_time", "duration_ms", "rdzv_backend", "raw_error", "metadata"):
+    for key in ("worker_id", "hostname", "total_run_time", "duration_ms", "raw_error", "metadata"):
         assert key in metadata
         del metadata[key]
     return record["name"], record["source"], metadata, details
