@@ -46,6 +46,11 @@ class Proxy:
         self.port = port
         self._admin = folder / "admin.sock"
 
+    def listens(self) -> bool:
+        """Its socket is there before anybody listens on it."""
+        with socket.socket(socket.AF_UNIX) as plug:
+            return plug.connect_ex(str(self._admin)) == 0
+
     def server(self, name: str) -> dict[str, str]:
         """What ``show stat`` says of one server: status, weight, check_status, agent_status and more."""
         with socket.socket(socket.AF_UNIX) as plug:
@@ -84,8 +89,9 @@ def haproxy(folder: Path, backend: str) -> Iterator[Proxy]:
     with (folder / "haproxy.log").open("wb") as log:
         process = subprocess.Popen([program, "-db", "-f", str(file)], stdout=log, stderr=log)
         try:
-            until((folder / "admin.sock").exists, "HAProxy's socket")
-            yield Proxy(folder, port)
+            proxy = Proxy(folder, port)
+            until(proxy.listens, "HAProxy")
+            yield proxy
         finally:
             process.terminate()
             process.wait(10)
