@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.core.groups import stop_deadline
+from supervisor.core.groups import missing_for, stop_deadline
 from supervisor.plan import Rung, StopRules
 from tests.stories.story import Story, end, gone, job, killed, running
 
@@ -43,3 +43,10 @@ def test_a_drain_delay_comes_on_top() -> None:
     story = running(job(), drain_delay=20.0)
     story.happen(10.0, end())
     assert deadline(story) == pytest.approx(10.0 + 20.0 + 40.0)
+
+
+def test_what_a_group_waits_for_is_named_with_the_phase_it_is_in() -> None:
+    story = Story(job("db"), job("web", depends_on={"db": "ready"}))
+    assert missing_for(story.state, "web") == "depends on db, which is waiting and not ready"
+    assert missing_for(story.state, "db") == ""
+    assert missing_for(running(job("db"), job("web", depends_on={"db": "ready"})).state, "web") == ""

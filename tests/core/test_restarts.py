@@ -83,6 +83,10 @@ def test_a_budget_that_is_used_up_is_said_in_words(rules: RestartRules, words: s
     assert verdict(rules, history=history) == Failed(words, gave_up=True)
 
 
+def test_a_pause_too_great_for_a_float_is_the_greatest_allowed() -> None:
+    assert restarts.pause_before(Backoff(initial=1.0, factor=2.0, max=300.0), 5000) == 300.0
+
+
 def test_without_a_limit_nothing_is_remembered_that_would_grow_for_ever() -> None:
     history = History()
     for number in range(100):
