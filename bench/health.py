@@ -146,12 +146,14 @@ class HalfOpen(threading.Thread):
         while not self.over.wait(0.05):
             kept = []
             for plug in plugs:
-                with contextlib.suppress(BlockingIOError):
-                    with contextlib.suppress(OSError):
-                        plug.recv(1)
-                    plug.close()
+                try:
+                    plug.recv(1)
+                except BlockingIOError:
+                    kept.append(plug)
                     continue
-                kept.append(plug)
+                except OSError:
+                    pass
+                plug.close()
             plugs = kept
             for _ in range(HALF_OPEN - len(plugs)):
                 with contextlib.suppress(OSError):

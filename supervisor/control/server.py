@@ -21,7 +21,7 @@ from aiohttp import web
 from supervisor.control.verbs import OF_A_GROUP, OF_THE_DAEMON, Asker, Reply, Verbs
 from supervisor.core.health import Snapshot
 from supervisor.report.connection import FAREWELL, Connection, Connections, Limits, respond
-from supervisor.report.listen import BACKLOG, BoundListener
+from supervisor.report.listen import BoundListener
 from supervisor.report.look import Look
 from supervisor.report.ring import Ring
 from supervisor.report.status import status
@@ -63,9 +63,7 @@ class ControlListener:
 
     async def start(self) -> None:
         """Let clients in; those who have connected already come first."""
-        self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: _Door(self._allowed, self._let_in), sock=self._listener.socket, backlog=BACKLOG
-        )
+        self._server = await self._listener.serve(lambda: _Door(self._allowed, self._let_in))
 
     async def stop(self) -> None:
         """Remove the socket and close every connection, those with an answer under way at most a second later."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from supervisor.core import health
 from supervisor.core.health import Snapshot
-from supervisor.report.listen import BACKLOG, BoundListener
+from supervisor.report.listen import BoundListener
 from supervisor.report.look import Look
 from supervisor.report.wire import say_no_more
 
@@ -47,15 +47,12 @@ class AgentListener:
 
         Raises ``AddressUnavailable`` if somebody else got hold of an address after all; ``stop`` is due then as well.
         """
-        loop = asyncio.get_running_loop()
         self._listeners = list(listeners)
         for listener in listeners:
             listener.listen()
         addresses = [listener.name for listener in listeners]
         for listener in listeners:
-            self._servers.append(
-                await loop.create_server(lambda: _Client(self._say, self._open), sock=listener.socket, backlog=BACKLOG)
-            )
+            self._servers.append(await listener.serve(lambda: _Client(self._say, self._open)))
         return addresses
 
     async def stop(self) -> None:

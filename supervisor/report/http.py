@@ -19,7 +19,7 @@ from supervisor.core.health import LEAVING, Answer, GroupView, Only, Snapshot
 from supervisor.report.connection import FAREWELL, TEXT, USUAL, Connection, Connections, Limits, respond, text
 from supervisor.report.counts import Counts
 from supervisor.report.history import History
-from supervisor.report.listen import BACKLOG, BoundListener
+from supervisor.report.listen import BoundListener
 from supervisor.report.look import Look
 from supervisor.report.metrics import Metrics
 from supervisor.report.page import HEADERS, render
@@ -90,18 +90,13 @@ class HealthListener:
 
         Raises ``AddressUnavailable`` if somebody else got hold of an address after all; ``stop`` is due then as well.
         """
-        loop = asyncio.get_running_loop()
         server = self._web = web.Server(self._answer)
         self._listeners = list(listeners)
         for listener in listeners:
             listener.listen()
         addresses = [listener.name for listener in listeners]
         for listener in listeners:
-            self._servers.append(
-                await loop.create_server(
-                    lambda: Connection(server, self._connections), sock=listener.socket, backlog=BACKLOG
-                )
-            )
+            self._servers.append(await listener.serve(lambda: Connection(server, self._connections)))
         return addresses
 
     async def stop(self) -> None:

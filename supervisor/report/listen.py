@@ -5,18 +5,23 @@ Light on purpose: a taken port must be known at once, long before the HTTP libra
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from supervisor.errors import AddressUnavailable
 
-BACKLOG = 128
-"""Connections that the kernel keeps for us while we are busy."""
+BACKLOG = 4096
+"""Connections that the kernel keeps for us while we are busy, as systemd's sockets do. Beyond it a client's request to
+connect is dropped, and sent again only a second later, which is as long as many a balancer waits."""
+
+AT_ONCE = 64
+"""Connections that are taken on before anything else has its turn again."""
 
 LONGEST_PATH = 107
 """Bytes of a unix socket's path (unix(7))."""
@@ -76,6 +81,12 @@ class BoundListener:
             self.socket.listen(BACKLOG)
         except OSError as error:
             raise _unavailable(self.name, error) from error
+
+    async def serve(self, connection: Callable[[], asyncio.BaseProtocol]) -> asyncio.Server:
+        """Answer those who have been let in, and all who come: ``connection`` is made for each."""
+        server = await asyncio.get_running_loop().create_server(connection, sock=self.socket, backlog=AT_ONCE)
+        self.socket.listen(BACKLOG)  # which asyncio has just made as small as what it takes on at once
+        return server
 
     def close(self) -> None:
         """Give the address back; the file of a unix socket goes only if it is still the one we made."""
