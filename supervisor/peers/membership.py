@@ -32,7 +32,7 @@ from supervisor.core.rendezvous import (
 from supervisor.peers.leadership import lead
 from supervisor.peers.mirror import LOOK_AGAIN_AFTER, Mirror
 from supervisor.peers.records import Keys, Unreadable, read_round, read_seat, written
-from supervisor.peers.store import Entry, LeaseLost, Put, Store, StoreAway, StoreRefused, Unchanged
+from supervisor.peers.store import Committed, Entry, LeaseLost, Put, Store, StoreAway, StoreRefused, Unchanged
 from supervisor.plan import World
 
 KEEP_ALIVES = 3
@@ -119,6 +119,7 @@ class Member:
         self._me = Myself(host)
         self._mirror = Mirror(store, keys.now)
         self._published: Host | None = None
+        self._record_at = 0
         self._seat_at = 0
         self._seat_entry: Entry | None = None
         self._failure: tuple[int, Failed] | None = None
@@ -341,10 +342,20 @@ class Member:
         self._seat_at = 0
 
     async def _publish(self, lease: int) -> None:
-        if self._published != self._me.host:
-            host = self._me.host
-            await self._store.transact([], [Put(self._keys.host(host.name), written(host), lease)])
-            self._published = host
+        """Have the host's record say what is so now.
+
+        Each on top of the last, or else one that was given up may land after one that came later, and take the record
+        back to what was, or along when the lease of an earlier life ends.
+        """
+        host, key = self._me.host, self._keys.host(self._me.host.name)
+        while self._published != host:
+            record = Put(key, written(host), lease)
+            outcome = await self._store.transact([Unchanged(key, self._record_at)], [record])
+            if isinstance(outcome, Committed):
+                self._published, self._record_at = host, outcome.revision
+            else:
+                found = outcome.found.entries
+                self._record_at = found[0].revision if found else 0
 
     def _led_before(self, leader: Entry, lease: int) -> bool:
         """Whether the leader is an earlier life of this host: then nobody leads until its lease has ended.

@@ -327,6 +327,49 @@ class ShakyStore(MemoryStore):
         return await super().transact(conditions, operations)
 
 
+class LateStore(MemoryStore):
+    """A store to which one write takes longer than its host waits for it."""
+
+    def __init__(self, late: Callable[[Put | Delete], bool]) -> None:
+        super().__init__()
+        self._late = late
+        self._on_its_way: tuple[Sequence[Unchanged], Sequence[Put | Delete]] | None = None
+
+    async def transact(
+        self, conditions: Sequence[Unchanged], operations: Sequence[Put | Delete]
+    ) -> Committed | Conflict:
+        if self._on_its_way is None and any(map(self._late, operations)):
+            self._on_its_way = conditions, operations
+            raise StoreAway("no answer in time")
+        return await super().transact(conditions, operations)
+
+    async def land(self) -> Committed | Conflict:
+        assert self._on_its_way is not None
+        return await super().transact(*self._on_its_way)
+
+
+async def test_a_write_that_lands_late_does_not_take_back_what_was_written_after_it() -> None:
+    """The host said again that it is free, and later that it is free of one more round; then the first word landed."""
+
+    def second_word(operation: Put | Delete) -> bool:
+        return isinstance(operation, Put) and b'"free_from":2' in operation.value
+
+    store = LateStore(second_word)
+    one = Job(store, "late", Rules(1, 1))
+    one.arrive("a")
+    for round in (1, 2, 3):
+        await one.until(lambda number=round: one["a"].world is not None and one["a"].world.round == number)  # type: ignore[misc]
+        one["a"].member.workers_failed("rank 0 has failed", 3)
+    await one.stored(one.keys.host("a"), lambda value: b'"free_from":4' in value)
+    await store.land()
+    entry = await store.get(one.keys.host("a"))
+    assert entry is not None
+    assert b'"free_from":4' in entry.value
+    one["a"].member.leave()
+    await one["a"].task
+    await store.close()
+
+
 async def test_workers_run_on_while_the_store_is_away_for_less_than_the_lease() -> None:
     store = ShakyStore()
     one = Job(store, "shaky", Rules(1, 1))
