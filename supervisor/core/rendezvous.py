@@ -112,7 +112,7 @@ class Failed:
 class Rules:
     """How many hosts, and the longest waits: ``join_for`` of a host for a world, ``last_call_for`` of enough for more.
 
-    ``lease_for``: seconds after which a host that is dead is known to be.
+    ``lease_for``: seconds after which a host that is dead is known to be. ``stop_for``: that workers may take to stop.
     A job that restarts more often than ``max_restarts`` has failed; -1: it never has.
     """
 
@@ -121,6 +121,7 @@ class Rules:
     join_for: float = 600.0
     last_call_for: float = 30.0
     lease_for: float = 5.0
+    stop_for: float = 0.0
     max_restarts: int = 3
 
 
@@ -246,7 +247,9 @@ def _gather(round: Round, table: Table, rules: Rules, call: Call, now: float) ->
     """Form the round once enough hosts are ready, and those who should not be left out as well.
 
     Who was in the last round and still is there is waited for, so that an early spare does not take its place; for
-    anybody else only if without strangers there would not be enough. Both end with the last call.
+    anybody else only if without strangers there would not be enough. Both end with the last call, but not before
+    workers have had their time to stop: without a host that is slow at it, the round would be over as soon as that host
+    is free, and so would the next, for ever.
     """
     ready = {name for name in table.hosts if _is_ready(table, name, round)}
     members = _members(table, round)
@@ -255,8 +258,9 @@ def _gather(round: Round, table: Table, rules: Rules, call: Call, now: float) ->
     enough_at = call.enough_at if call.number == round.number and call.enough_at is not None else now
     complete = members <= ready and (len(ready) >= rules.max_hosts or len(members) >= rules.min_hosts)
     over_at = enough_at + rules.last_call_for
-    if round.because == "failed" and not members <= ready:
-        over_at = max(over_at, enough_at + rules.lease_for + 1.0)
+    if not members <= ready:
+        known_after = rules.lease_for if round.because == "failed" else 0.0
+        over_at = max(over_at, enough_at + max(known_after, rules.stop_for) + 1.0)
     if not complete and now < over_at:
         return Call(round.number, enough_at), Wait(over_at)
     by_claim = sorted(ready, key=lambda name: (name not in members, table.hosts[name].arrived, name))

@@ -275,6 +275,16 @@ def test_after_a_failure_it_is_waited_until_a_dead_host_is_known_to_be() -> None
     assert isinstance(preside(after_a_failure(FREE_A, FREE_B, C), hasty, call, 106.0)[1], Form)
 
 
+def test_a_host_that_is_slow_to_stop_is_waited_for_and_not_left_out_of_round_after_round() -> None:
+    """Or else it would be free, and so arrive, as soon as the others run: and another would be slow to stop."""
+    slow = replace(RULES, last_call_for=1.0, stop_for=40.0)
+    stopping = after_a_failure(A, FREE_B, FREE_C)
+    call, action = preside(stopping, slow, Call(), 100.0)
+    assert action == Wait(141.0)
+    assert form(stopping, slow, call, 141.0).round.hosts == 2
+    assert form(after_a_failure(FREE_A, FREE_B, FREE_C), slow).round.hosts == 3
+
+
 def test_the_job_is_closed_for_a_failure_when_all_others_are_still_there() -> None:
     verdict = Verdict("failed", "rank 0 has failed", 3)
     waiting = after_a_failure(FREE_A, FREE_B, C, max_restarts=0)
