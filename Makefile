@@ -1,6 +1,6 @@
 # On a fresh machine with Python >= 3.11, its venv module and make:
 #   make run    the quickstart job under rankd
-#   make test   every test that the machine allows
+#   make test   every test that the machine allows, in minutes; PYTEST_ARGS="-m slow" for those that take longer
 
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13 python3.14; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)

@@ -257,7 +257,7 @@ def test_who_is_being_stopped_is_not_taken_to_hang(rankd: Start) -> None:
     """It writes its last checkpoint, and neither says a word nor is asked for one."""
     script = """
 def save(*_):
-    time.sleep(1)
+    time.sleep(2.5)
     print("saved", flush=True)
     sys.exit(0)
 signal.signal(signal.SIGTERM, save)
@@ -268,7 +268,7 @@ while True:
     time.sleep(0.05)
     heartbeat()
 """
-    rules = {"heartbeat": "300ms", "dump": {"signal": "SIGUSR1", "wait": "100ms"}}
+    rules = {"heartbeat": "1500ms", "dump": {"signal": "SIGUSR1", "wait": "100ms"}}
     daemon = rankd(group("job", worker(script), watchdog=rules))
     daemon.wait_for_line("up")
     assert daemon.stop() == 0

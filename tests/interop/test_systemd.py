@@ -13,6 +13,7 @@ from tests.interop.booted import CHECKOUT, Entry, Machine, missing
 
 pytestmark = [
     pytest.mark.booted,
+    pytest.mark.slow,
     pytest.mark.timeout(600),  # the first test of all may have to make the root file system
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]

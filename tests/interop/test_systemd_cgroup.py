@@ -12,6 +12,7 @@ __all__ = ["machine"]
 
 pytestmark = [
     pytest.mark.booted,
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(bool(missing()), reason=missing()),
 ]

@@ -16,6 +16,7 @@ from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.interop,
+    pytest.mark.slow,
     pytest.mark.timeout(300),
     pytest.mark.skipif(
         importlib.util.find_spec("torch") is None,

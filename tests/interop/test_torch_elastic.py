@@ -17,6 +17,7 @@ from tests.peers.etcd import Etcd, needs_etcd
 
 pytestmark = [
     pytest.mark.interop,
+    pytest.mark.slow,
     pytest.mark.timeout(300),
     needs_etcd,
     pytest.mark.skipif(

@@ -19,6 +19,7 @@ from tests.end_to_end.rankd import ROOT
 
 pytestmark = [
     pytest.mark.interop,
+    pytest.mark.slow,
     pytest.mark.timeout(200),
     pytest.mark.skipif(
         importlib.util.find_spec("torch") is None,

@@ -14,6 +14,7 @@ from supervisor.host.timer_pipe import TimerPipe
 
 pytestmark = [
     pytest.mark.interop,
+    pytest.mark.slow,
     pytest.mark.timeout(300),
     pytest.mark.skipif(
         importlib.util.find_spec("torch") is None,

@@ -20,6 +20,7 @@ from tests.end_to_end.launching import COMMAND, environment, launch, tree
 
 pytestmark = [
     pytest.mark.interop,
+    pytest.mark.slow,
     pytest.mark.timeout(300),
     pytest.mark.skipif(
         importlib.util.find_spec("torch") is None,
