@@ -426,6 +426,7 @@ class Daemon:
             self.signal,
             self._reload_now,
             lambda: ring.last,
+            self._worlds.hosts_of,
         )
         listener = (await self._load(_load_control))(
             control,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import assert_never
+from dataclasses import asdict
+from typing import Any, assert_never
 
 import anyio
 import anyio.abc
@@ -17,11 +18,13 @@ import anyio.to_thread
 
 from supervisor import clock
 from supervisor.core import peer_events
+from supervisor.core.attendance import attendance
 from supervisor.core.events import Event
 from supervisor.core.messages import (
     Input,
     JobEnded,
     LeaveWorld,
+    PeersAwaited,
     PeersFound,
     PeersLost,
     ReportFailure,
@@ -35,6 +38,7 @@ from supervisor.core.rendezvous import Host, Rules
 from supervisor.errors import TRY_AGAIN, UNAVAILABLE
 from supervisor.host.names import address_towards
 from supervisor.host.ports import PortClaim, PortRefused, claim_port
+from supervisor.peers.leadership import table_of
 from supervisor.peers.membership import (
     JobOver,
     Member,
@@ -43,15 +47,19 @@ from supervisor.peers.membership import (
     OddRecord,
     StoreFound,
     StoreLost,
+    Waiting,
     WorldCame,
     WorldEnded,
 )
 from supervisor.peers.records import Keys
-from supervisor.peers.store import Store, StoreRefused
+from supervisor.peers.store import Store, StoreAway, StoreRefused
 from supervisor.plan import DaemonPlan, GroupPlan, StorePlan
 
 Post = Callable[[str, Input], None]
 OpenStore = Callable[[StorePlan], Awaitable[Store]]
+
+READ_WITHIN = 3.0
+"""Seconds that a person who asks is kept waiting for the store."""
 
 
 class Rounds:
@@ -100,6 +108,26 @@ class Rounds:
             case _:
                 assert_never(word)
 
+    async def hosts_of(self, group: str) -> dict[str, Any]:
+        """``leader``, and under ``hosts`` how each host of the group's job stands (``Attendant``), read now.
+
+        With ``error`` where the store does not say so in a time that people wait.
+        """
+        part = self._parts.get(group)
+        if part is None or self._store is None:
+            return {"leader": "", "hosts": []}
+        keys = part.keys
+        try:
+            with anyio.fail_after(READ_WITHIN):
+                found = await self._store.range(keys.all)
+            entries = {entry.key: entry for entry in found.entries}
+            hosts = attendance(table_of(entries, keys, lambda _key, _why: None))  # its leader tells what is unreadable
+        except (TimeoutError, StoreAway, StoreRefused) as why:
+            return {"leader": "", "hosts": [], "error": str(why) or f"no answer within {READ_WITHIN:g} s"}
+        leader = entries.get(keys.leader)
+        name = leader.value.decode(errors="replace") if leader is not None else ""
+        return {"leader": name, "hosts": [asdict(one) for one in hosts]}
+
     async def close(self, within: float | None) -> None:
         """Return when all parts have ended, or after as many seconds; None: as their groups' ``close_timeout`` says."""
         longest = max((part.plan.rendezvous.close_timeout for part in self._ending), default=0.0)
@@ -142,6 +170,9 @@ class Part:
         self.plan = plan
         self.over = anyio.Event()
         self.scope = anyio.CancelScope()
+        place = daemon.store
+        assert place is not None, "see Rounds"
+        self.keys = Keys.of(place.prefix, daemon.run_id, plan.name)
         self._daemon = daemon
         self._attempt = attempt
         self._post = post
@@ -194,7 +225,7 @@ class Part:
         host = Host(self._daemon.node_id, "", addr, claim.port, self.plan.workers, self.plan.role)
         self._member = Member(
             store,
-            Keys.of(place.prefix, self._daemon.run_id, self.plan.name),
+            self.keys,
             host,
             Rules(
                 rules.min_hosts,
@@ -254,6 +285,8 @@ class Part:
                     JobEnded("failed", why, TRY_AGAIN, "timed_out")
                 )  # fmt: skip
                 self._post(name, ended)
+            case Waiting(why):
+                self._post(name, PeersAwaited(self._attempt, why))
             case StoreLost(why):
                 self._post(name, PeersLost(why))
             case StoreFound():

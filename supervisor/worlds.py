@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 from supervisor.core.messages import ToPeers
 from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
@@ -43,6 +43,10 @@ class Worlds:
         """What other hosts are to know of the group."""
         if self._rounds is not None:
             self._rounds.tell(group, word)
+
+    async def hosts_of(self, group: str) -> Mapping[str, Any]:
+        """Who leads the group's job, and how its hosts stand; see ``Rounds``. Nobody where it meets nobody."""
+        return await self._rounds.hosts_of(group) if self._rounds is not None else {"leader": "", "hosts": []}
 
     async def part(self, within: float | None) -> None:
         """Return when this host has taken leave of the others; see ``Rounds.close``."""

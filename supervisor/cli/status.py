@@ -45,6 +45,9 @@ def _asked(daemon: Daemon, arguments: argparse.Namespace) -> dict[str, Any]:
     status = daemon.status()
     if arguments.group:
         asked.group_of(status, arguments.group)
+    for name, view in status["groups"].items():
+        if view["shared"] and arguments.group in (None, name):
+            view["peers"] = daemon.hosts_of(name)
     return status
 
 

@@ -92,6 +92,10 @@ class Daemon:
         """As ``/status`` of the health listener, with ``seq`` (of the last record) and ``logs`` (a folder a group)."""
         return self._ask("GET", "/status", PATIENCE)
 
+    def hosts_of(self, group: str) -> dict[str, Any]:
+        """Who leads the job of a group that shares its world, and how its hosts stand; or ``error``."""
+        return self._ask("GET", f"/groups/{quote(group, safe='')}/hosts", PATIENCE)
+
     def ask(self, verb: str) -> dict[str, Any]:
         """Have a verb of the daemon's done."""
         return self._ask("POST", f"/{verb}", READING if verb == "reload" else PATIENCE)

@@ -93,6 +93,8 @@ class ControlListener:
         match request.method, request.path.split("/")[1:]:
             case "GET", ["status"]:
                 return Reply(200, self._status())
+            case "GET", ["groups", name, "hosts"]:
+                return await self._verbs.hosts_of(name)
             case "POST", [verb] if verb in OF_THE_DAEMON:
                 connection = request.protocol
                 assert isinstance(connection, Connection)

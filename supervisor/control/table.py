@@ -37,6 +37,8 @@ def table(
     for name, view in groups.items():
         if group:
             lines += ["", *_columns(_worker_rows(view), width, colour)]
+            if "peers" in view:
+                lines += ["", *_columns(_host_rows(view["peers"], status["host"]), width, colour)]
         if trouble := list(_trouble(name, view, log_of)):
             lines.append("")
             for sentence, path in trouble:
@@ -49,6 +51,11 @@ def _headline(status: View) -> str:
     ready = "ready" if status["ready"] else "not ready"
     stage = f"{status['stage']} ({status['why']})" if status["why"] else status["stage"]
     return printable(f"{status['service']} on {status['host']}: {stage}, {ready}")
+
+
+def _some(names: Sequence[str]) -> str:
+    """The names, unless they are many."""
+    return ", ".join(names) if len(names) <= MOST else f"{len(names)} hosts"
 
 
 # ---- rows
@@ -80,7 +87,22 @@ def _worker_rows(view: View) -> list[Sequence[str]]:
         said += [f"in section {one['name']}" for one in worker.get("sections", ())]
         pid, attempt = worker["pid"] or "-", worker["attempt"] if worker["attempt"] >= 0 else "-"
         state = worker["state"].replace("_", " ")
-        rows.append((str(worker["rank"]), state, str(pid), str(attempt), "; ".join(filter(None, said))))
+        rank = "-" if view["shared"] and not view["hosts"] else str(worker["rank"])  # which rank is not known yet
+        rows.append((rank, state, str(pid), str(attempt), "; ".join(filter(None, said))))
+    return rows
+
+
+def _host_rows(peers: View, here: str) -> list[Sequence[str]]:
+    """Every host of the job, whichever daemon is asked."""
+    if "error" in peers:
+        return [("HOST", ""), (here, f"the others are not known: {peers['error']}")]
+    rows: list[Sequence[str]] = [("HOST", "STATE", "RANKS", "ADDRESS", "")]
+    for host in peers["hosts"]:
+        first, several = host["base_rank"], host["workers"] > 1
+        ranks = "-" if first is None else f"{first}-{first + host['workers'] - 1}" if several else str(first)
+        said = ["leads"] if host["name"] == peers["leader"] else []
+        said += ["here"] if host["name"] == here else []
+        rows.append((host["name"], host["standing"], ranks, host["addr"] or "-", ", ".join(said)))
     return rows
 
 
@@ -100,8 +122,12 @@ def what(view: View, later: float = 0.0) -> str:
         parts.append(view["next"])
     if view["roll"] is not None and view["roll"]["halted"]:
         parts.append("not all workers are replaced")
-    if view["hosts"] > 1 and not view["cut_off"]:
-        parts.append(f"round {view['round']}, {view['hosts']} hosts")
+    if not view["cut_off"] and (view["hosts"] > 1 or (view["shared"] and view["hosts"])):
+        parts.append(f"round {view['round']}, {view['hosts']} host{'s' * (view['hosts'] > 1)}")
+    if view["hosts"] and (
+        waiting := [host["name"] for host in view.get("peers", {}).get("hosts", ()) if host["standing"] == "waits"]
+    ):
+        parts.append(f"{_some(waiting)} wait{'s' * (len(waiting) == 1)}")
     well = view["ready"] or view["succeeded"]
     if view["why"] and not (well and view["phase"] in ("running", "finished")) and not _tells_failure(view):
         parts.append(view["why"])

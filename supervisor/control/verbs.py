@@ -51,7 +51,10 @@ class Unreloaded(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verbs:
-    """``seq`` is the number of the last record told; ``signal`` reaches workers that run."""
+    """``seq`` is the number of the last record told; ``signal`` reaches workers that run.
+
+    ``hosts`` of a group are ``leader``, and under ``hosts`` how each stands, or under ``error`` why nobody knows.
+    """
 
     state: Callable[[], Groups]
     arrive: Callable[[Arrival], None]
@@ -59,6 +62,13 @@ class Verbs:
     signal: Callable[[str, list[Worker], int, Reach], None]
     reload: Callable[[], Awaitable[Unreloaded | None]]
     seq: Callable[[], int]
+    hosts: Callable[[str], Awaitable[Mapping[str, Any]]]
+
+    async def hosts_of(self, name: str) -> Reply:
+        """Who leads a group's job, and how its hosts stand, read where they meet."""
+        if name not in self.state().groups:
+            return self._no_group(name)
+        return Reply(200, await self.hosts(name))
 
     async def do(self, verb: str, asker: Asker) -> Reply:
         """A verb of the daemon's."""
@@ -80,7 +90,7 @@ class Verbs:
         state, seq = self.state(), self.seq()
         group = state.groups.get(name)
         if group is None:
-            return _no(404, f"there is no group {name}; there are: {', '.join(state.groups)}")
+            return self._no_group(name)
         if verb == "signal":
             return self._signal(group, options, asker)
         if refusal := _why_not(state, group, verb):
@@ -107,6 +117,9 @@ class Verbs:
         self._told("signal", asker, group.plan.name, f"{f'rank {rank} ' if rank else ''}{signal_name(int(number))}")
         self.signal(group.plan.name, reached, int(number), "leader")
         return Reply(200, {"seq": self.seq(), "ranks": [group.rank(worker.rank) for worker in reached]})
+
+    def _no_group(self, name: str) -> Reply:
+        return _no(404, f"there is no group {name}; there are: {', '.join(self.state().groups)}")
 
     def _told(self, verb: str, asker: Asker, group: str | None, details: str = "") -> None:
         self.tell(events.control_command(clock.now(), verb, asker.name, asker.uid, group, details))

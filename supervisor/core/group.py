@@ -34,6 +34,7 @@ from supervisor.core.messages import (
     EvidenceTaken,
     Input,
     JobEnded,
+    PeersAwaited,
     PeersFound,
     PeersLost,
     PlanChanged,
@@ -95,7 +96,7 @@ def _take(turn: Turn, input: Input) -> None:
         case WorldRefused(attempt, reason):
             if group.phase is Phase.STARTING and attempt == group.attempt and group.world is None:
                 attempt_ended(turn, "transient", "start", Failure(turn.now, attempt, -1, reason, START_FAILED))
-        case WorldLost() | JobEnded() | PeersLost() | PeersFound():
+        case WorldLost() | JobEnded() | PeersAwaited() | PeersLost() | PeersFound():
             peers_told(turn, input)
         case WorkerStarted(worker, pid):
             worker_started(turn, worker, pid)

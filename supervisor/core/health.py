@@ -65,7 +65,7 @@ class GroupView:
     functions have returned (see ``core.returned``). ``learnt``: the limits of sections that are learnt, and why they
     are what they are (see ``core.learning``). ``failed``: for good. ``stopped_by``: the
     person who had it stopped. ``roll``: a rolling restart, under way or halted. ``hosts``: how many make its world;
-    ``cut_off``: why nothing is heard of the others.
+    ``cut_off``: why nothing is heard of the others. ``shared``: they meet in a store.
     """
 
     name: str
@@ -89,6 +89,7 @@ class GroupView:
     workers: tuple[WorkerView, ...] = ()
     hosts: int = 1
     cut_off: str = ""
+    shared: bool = False
     returned: Mapping[str, Any] = field(default_factory=dict)
     learnt: Mapping[str, Any] = field(default_factory=dict)
     failed: bool = False

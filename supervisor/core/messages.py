@@ -151,6 +151,14 @@ class JobEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class PeersAwaited:
+    """There is no world for that attempt yet, and what is waited for."""
+
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class PeersLost:
     """Nothing is heard of the other hosts any more, and why."""
 
@@ -304,8 +312,9 @@ class TimerFired:
 
 Input = (
     StartRequested | RunRequested | DependencyLost | StopRequested | PlanChanged | WorldFormed | WorldRefused
-    | WorldLost | JobEnded | PeersLost | PeersFound | WorkerStarted | WorkerNotStarted | WorkerReady | WorkerUnready
-    | WorkerSilent | EvidenceTaken | WorkerHeld | WorkerLetGo | WorkerExited | StraysFound | WorkerGone | TimerFired
+    | WorldLost | JobEnded | PeersAwaited | PeersLost | PeersFound | WorkerStarted | WorkerNotStarted | WorkerReady
+    | WorkerUnready | WorkerSilent | EvidenceTaken | WorkerHeld | WorkerLetGo | WorkerExited | StraysFound | WorkerGone
+    | TimerFired
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from supervisor.core import events, peer_events, restarts
 from supervisor.core.messages import (
     CancelTimer,
     JobEnded,
+    PeersAwaited,
     PeersFound,
     PeersLost,
     ReportFailure,
@@ -54,13 +55,16 @@ def barrier_over(turn: Turn) -> None:
     turn.finish(Verdict("succeeded", 0, why))
 
 
-def peers_told(turn: Turn, told: WorldLost | JobEnded | PeersLost | PeersFound) -> None:
+def peers_told(turn: Turn, told: WorldLost | JobEnded | PeersAwaited | PeersLost | PeersFound) -> None:
     """What is heard of the other hosts, or not heard any more."""
     match told:
         case WorldLost():
             _world_lost(turn, told)
         case JobEnded():
             _job_ended(turn, told)
+        case PeersAwaited(attempt, reason):
+            if turn.group.phase is Phase.STARTING and attempt == turn.group.attempt and turn.group.world is None:
+                turn.set(why=reason)
         case PeersLost():
             _peers_lost(turn, told)
         case PeersFound():

@@ -62,6 +62,7 @@ def group_view(
         round=group.world.round if group.world else 0,
         hosts=group.world.group_world_size if group.world else 0 if group.plan.rendezvous.is_elastic else 1,
         cut_off=public(group.cut_off),
+        shared=group.plan.rendezvous.is_elastic,
         gang=group.plan.restart.scope == "group",
         last_failure=None
         if failure is None

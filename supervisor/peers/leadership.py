@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import anyio
 
@@ -37,7 +37,7 @@ async def _lead_on(
 ) -> Call:
     """Until we lead no more, or until a write has gone otherwise than planned, so that all has to be read anew."""
     while _stands(mirror, keys, leader):
-        call, action = preside(table_of(mirror, keys, odd), rules, call, clock.now())
+        call, action = preside(table_of(mirror.entries, keys, odd), rules, call, clock.now())
         if isinstance(action, Wait):
             await mirror.changed(action.until)
             continue
@@ -72,11 +72,11 @@ def _stands(mirror: Mirror, keys: Keys, leader: Entry) -> bool:
     return entry is not None and entry.revision == leader.revision
 
 
-def table_of(mirror: Mirror, keys: Keys, odd: Callable[[str, str], None]) -> Table:
+def table_of(entries: Mapping[str, Entry], keys: Keys, odd: Callable[[str, str], None]) -> Table:
     """What a leader decides on. Raises ``StoreRefused`` when there is something else in the place of the round."""
     hosts: dict[str, Host] = {}
     seats: dict[str, Seat] = {}
-    for key, entry in mirror.entries.items():
+    for key, entry in entries.items():
         try:
             if (name := keys.host_of(key)) is not None:
                 hosts[name] = read_host(entry.value, name, entry.created)
@@ -84,7 +84,7 @@ def table_of(mirror: Mirror, keys: Keys, odd: Callable[[str, str], None]) -> Tab
                 seats[name] = read_seat(entry.value, name)
         except Unreadable as why:
             odd(key, str(why))
-    found = mirror.entries.get(keys.round)
+    found = entries.get(keys.round)
     try:
         return Table(read_round(found.value) if found is not None else None, hosts, seats)
     except Unreadable as why:

@@ -11,6 +11,7 @@ import anyio
 import anyio.abc
 
 from supervisor import clock
+from supervisor.core.attendance import waits_for
 from supervisor.core.messages import Because
 from supervisor.core.rendezvous import (
     Failed,
@@ -76,6 +77,13 @@ class NoWorld:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """There is no world yet, or none with this host; ``why`` says what is waited for."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoreLost:
     """The store does not answer. Workers go on; others may take this host for dead."""
 
@@ -95,7 +103,7 @@ class OddRecord:
     why: str
 
 
-News = WorldCame | WorldEnded | JobOver | NoWorld | StoreLost | StoreFound | OddRecord
+News = Waiting | WorldCame | WorldEnded | JobOver | NoWorld | StoreLost | StoreFound | OddRecord
 
 
 class Member:
@@ -126,6 +134,7 @@ class Member:
         self._stop_when_lost = stop_when_lost
         self._lapse: asyncio.TimerHandle | None = None
         self._odd: dict[str, str] = {}
+        self._waiting = ""
         self._succeeded = False
         self._stopping = False
         self._leaving = False
@@ -298,6 +307,7 @@ class Member:
         match attend(round, seat, self._me, self._rules, clock.now()):
             case Start(world):
                 self._me = replace(self._me, running=world.round)
+                self._waiting = ""
                 self._tell(WorldCame(world, round.restarts if round is not None else 0))
             case Stop(why):
                 self._end_world(why, round)
@@ -311,6 +321,7 @@ class Member:
                 self._tell(NoWorld(why))
                 return True, None
             case Wait(until):
+                self._note_waiting(round)
                 if self._succeeded and entry is not None and seat is not None and not seat.succeeded:
                     await self._report_success(entry, seat)
                 return False, until
@@ -402,6 +413,12 @@ class Member:
             else:
                 verdict = round.verdict if round.phase == "closed" else None
                 self._tell(WorldEnded(why, round.because or "asked", round.host, verdict))
+
+    def _note_waiting(self, round: Round | None) -> None:
+        why = "" if self._me.running else waits_for(round, self._rules)
+        if why and why != self._waiting:
+            self._tell(Waiting(why))
+        self._waiting = why
 
     def _unanswered(self, why: Exception) -> NoWorld:
         return NoWorld(f"the store has not answered for {self._rules.join_for:g} s: {why}", away=True)

@@ -66,6 +66,9 @@ class Metrics(Collector):
         workers = GaugeMetricFamily("rankd_workers", "Workers on this host by state.", labels=["group", "state"])
         left = GaugeMetricFamily("rankd_restarts_remaining", "Restarts left; +Inf: no limit.", labels=["group"])
         round = GaugeMetricFamily("rankd_rendezvous_round", "Which rendezvous the group is in.", labels=["group"])
+        hosts = GaugeMetricFamily(
+            "rankd_rendezvous_hosts", "Hosts in the group's world; 0: none yet.", labels=["group"]
+        )
         timers = GaugeMetricFamily("rankd_timers_active", "Timers that workers have set.", labels=["group"])
         for name, view in snapshot.groups.items():
             ready.add_metric([name], view.ready)
@@ -76,9 +79,10 @@ class Metrics(Collector):
                 workers.add_metric([name, state], states[state])
             left.add_metric([name], math.inf if view.restarts_left is None else view.restarts_left)
             round.add_metric([name], view.round)
+            hosts.add_metric([name], view.hosts)
             watched = self._counts.watched.get(name)
             timers.add_metric([name], watched.timers if watched else 0)
-        yield from (ready, phase, workers, left, round, timers)
+        yield from (ready, phase, workers, left, round, hosts, timers)
 
     def _since_the_start(self) -> Iterator[Metric]:
         counts = self._counts

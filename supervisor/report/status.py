@@ -51,6 +51,7 @@ def _group(view: GroupView, now: float) -> dict[str, Any]:
         "round": view.round,
         "hosts": view.hosts,
         "cut_off": view.cut_off,
+        "shared": view.shared,
         "restarts": view.restarts,
         "restarts_left": view.restarts_left,
         "last_failure": None if view.last_failure is None else _failure(view.last_failure),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from supervisor.control.table import table
 from supervisor.core import view
+from supervisor.core.attendance import Attendant
 from supervisor.core.health import Snapshot
 from supervisor.plan import Backoff, Probe, RestartRules
 from supervisor.report.progress import cells
@@ -16,6 +18,7 @@ from tests.stories.story import (
     Story,
     asked_to_run,
     asked_to_stop,
+    awaited,
     cut_off,
     due,
     exited,
@@ -28,7 +31,7 @@ from tests.stories.story import (
     unready,
     up,
 )
-from tests.stories.test_other_hosts import one_of_several
+from tests.stories.test_other_hosts import ELASTIC, one_of_several
 from tests.stories.test_rolling import replaced, serving
 
 PAUSED = RestartRules(backoff=Backoff(initial=20.0, jitter=0.0))
@@ -181,3 +184,42 @@ def test_of_a_group_of_several_hosts_it_says_how_many_they_are_or_that_nothing_i
     story.happen(1.0, cut_off("connection refused"))
     assert lines(story)[2].endswith("     cut off from the other hosts: connection refused")
     assert lines(story)[0] == "rankd on h: running, not ready"
+
+
+def of_hosts(*hosts: Attendant, **more: Any) -> list[str]:
+    """The whole view of a group on host ``h``, with what the store says of its job."""
+    said = told(one_of_several())
+    said["groups"]["job"]["peers"] = {"leader": "a", "hosts": [asdict(host) for host in hosts], **more}
+    return table(said, width=None, log_of=log_of, group="job")
+
+
+def test_of_a_group_of_several_hosts_it_says_who_runs_who_leads_and_who_waits() -> None:
+    shown = of_hosts(
+        Attendant("a", "runs", "10.0.0.1", 2, 0, 0),
+        Attendant("h", "runs", "10.0.0.2", 1, 1, 2),
+        Attendant("b", "gone", group_rank=2, base_rank=3),
+        Attendant("c", "waits", "10.0.0.3", 2),
+    )
+    assert shown[2].endswith("round 3, 2 hosts; c waits")
+    assert shown[-5:] == [
+        "HOST  STATE  RANKS  ADDRESS",
+        "a     runs   0-1    10.0.0.1  leads",
+        "h     runs   2      10.0.0.2  here",
+        "b     gone   3      -",
+        "c     waits  -      10.0.0.3",
+    ]
+    many = [Attendant(f"spare-{number}", "waits", "10.0.0.3", 2) for number in range(9)]
+    assert of_hosts(*many)[2].endswith("; 9 hosts wait")
+
+
+def test_where_the_store_does_not_answer_it_says_so_in_place_of_the_hosts() -> None:
+    assert of_hosts(error="no answer within 3 s")[-1] == "h     the others are not known: no answer within 3 s"
+
+
+def test_who_waits_for_a_world_has_no_ranks_yet() -> None:
+    story = Story(job(workers=2, rendezvous=ELASTIC))
+    story.happen(0.0, up())
+    story.happen(0.0, awaited("waits as a spare"))
+    shown = lines(story, group="job")
+    assert shown[2].endswith("     waits as a spare")
+    assert shown[-2:] == ["-     pending  -    -", "-     pending  -    -"]

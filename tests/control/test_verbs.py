@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,10 @@ class Asked:
         def signal(group: str, workers: Iterable[Worker], number: int, reach: Reach) -> None:
             self.signalled.append((group, list(workers), number, reach))
 
-        return Verbs(lambda: self.story.state, self.arrive, self.told.append, signal, reload, lambda: 41)
+        async def hosts(group: str) -> dict[str, Any]:
+            return {"leader": f"the leader of {group}", "hosts": []}
+
+        return Verbs(lambda: self.story.state, self.arrive, self.told.append, signal, reload, lambda: 41, hosts)
 
     def arrive(self, arrival: Arrival) -> None:
         self.arrived.append(arrival)
@@ -153,3 +157,10 @@ async def test_a_daemon_that_stops_reads_no_file() -> None:
     story = running(job())
     story.happen(1.0, end())
     assert (await Asked(story, Refusal("not asked")).verbs().do("reload", ROOT)).status == 409
+
+
+async def test_the_hosts_of_a_group_are_asked_for_only_if_there_is_such_a_group() -> None:
+    asked = Asked(running(job("trainer")))
+    assert await asked.verbs().hosts_of("trainer") == Reply(200, {"leader": "the leader of trainer", "hosts": []})
+    reply = await asked.verbs().hosts_of("traner")
+    assert asked.refused(reply) == (404, "there is no group traner; there are: trainer")

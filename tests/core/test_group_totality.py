@@ -21,6 +21,7 @@ from supervisor.core.messages import (
     ExitStatus,
     Input,
     JobEnded,
+    PeersAwaited,
     PeersFound,
     PeersLost,
     PlanChanged,
@@ -302,6 +303,7 @@ def inputs(story: Story) -> Iterator[Input]:
         yield WorldRefused(attempt, "no port")
         yield WorldLost(attempt, "host b has left", "left", "b")
         yield WorldLost(attempt, "rank 1 has failed", "failed", "b")
+        yield PeersAwaited(attempt, "waits for round 2")
     for code in (0, 3):
         yield JobEnded("failed" if code else "succeeded", "all say so", code)
     yield PeersLost("no route")
@@ -334,6 +336,8 @@ def is_old_news(group: Group, input: Input) -> bool:
     match input:
         case WorldFormed(attempt) | WorldRefused(attempt):
             return attempt != group.attempt or group.world is not None
+        case PeersAwaited(attempt):
+            return attempt != group.attempt or group.world is not None or group.phase is not Phase.STARTING
         case WorldLost(attempt):
             return attempt != group.attempt or group.world is None or not group.plan.rendezvous.is_elastic
         case PeersFound():

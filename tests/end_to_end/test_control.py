@@ -23,6 +23,7 @@ import pytest
 from tests.end_to_end.configs import SLEEP, group, ladder, python, table
 from tests.end_to_end.conftest import Start
 from tests.end_to_end.rankd import PATIENCE, ROOT, Rankd, until
+from tests.end_to_end.verbs import ask, begin, socket_of
 
 pytestmark = pytest.mark.end_to_end
 
@@ -46,30 +47,6 @@ needs_another_user = pytest.mark.skipif(
 )
 TWO = group("cache", SLEEP) + group("trainer", SLEEP, workers=2)
 FAILS_ONCE = python("import os, sys; print('soon'); print('no model', file=sys.stderr); sys.exit(3)")
-
-
-def socket_of(daemon: Rankd) -> Path:
-    return daemon.directory / "run/control.sock"
-
-
-def begin(daemon: Rankd, *words: str, through: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """A verb under way."""
-    return subprocess.Popen(
-        [*through, sys.executable, "-m", "supervisor", *words, "--socket", str(socket_of(daemon))],
-        cwd="/",
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def ask(daemon: Rankd, *words: str, through: tuple[str, ...] = ()) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a verb."""
-    asking = begin(daemon, *words, through=through)
-    out, err = asking.communicate(timeout=PATIENCE)
-    return asking.returncode, out, err
 
 
 def ready(daemon: Rankd, *groups: str) -> Rankd:

@@ -17,6 +17,8 @@ from tests.end_to_end.configs import python
 from tests.end_to_end.conftest import Start
 from tests.end_to_end.hosts import Hosts, answers, formed
 from tests.end_to_end.launching import launch, launched
+from tests.end_to_end.rankd import until
+from tests.end_to_end.verbs import ask
 from tests.peers.etcd import Etcd, needs_etcd
 from tests.ports import free_port
 
@@ -75,6 +77,30 @@ def test_two_hosts_form_a_world_and_a_third_is_let_in(hosts: Hosts) -> None:
     metrics = first.http("/metrics").text
     assert f'rankd_rendezvous_round{{group="job"}} {worlds[0]["round"]}.0' in metrics
     assert 'rankd_rendezvous_seconds_count{group="job"} 2.0' in metrics
+
+
+def test_whichever_daemon_is_asked_says_who_runs_who_leads_and_who_waits(hosts: Hosts) -> None:
+    daemons = [hosts.start(name, nodes="2", workers=2) for name in ("1", "2")]
+    for daemon in daemons:
+        formed(daemon, 2)
+    daemons.append(hosts.start("3", nodes="2", workers=2))
+    words = "waits as a spare: round 1 runs with 2 hosts, as many as there may be"
+    until(lambda: words in daemons[2].http("/status").text, "word of it")
+    spare = daemons[2].http("/status").json["groups"]["job"]
+    assert (spare["phase"], spare["hosts"], spare["shared"]) == ("starting", 0, True)
+    assert 'rankd_rendezvous_hosts{group="job"} 0.0' in daemons[2].http("/metrics").text
+    assert 'rankd_rendezvous_hosts{group="job"} 2.0' in daemons[0].http("/metrics").text
+    leaders = set()
+    for daemon in daemons:
+        peers = json.loads(ask(daemon, "status", "--json")[1])["groups"]["job"]["peers"]
+        leaders.add(peers["leader"])
+        assert [(one["name"], one["standing"], one["base_rank"]) for one in peers["hosts"]] == [
+            ("h1", "runs", 0),
+            ("h2", "runs", 2),
+            ("h3", "waits", None),
+        ]
+        assert "h3    waits  -      127.0.0.3" in ask(daemon, "status", "job")[1]
+    assert len(leaders) == 1
 
 
 def test_every_worker_is_told_the_address_and_port_of_rank_0(hosts: Hosts) -> None:
@@ -157,7 +183,7 @@ def test_too_few_survivors_wait_and_are_not_ready(hosts: Hosts) -> None:
         formed(one, 2)
     daemons[0].until("/readyz", 200)
     assert daemons[1].stop() == 0
-    assert "waits for the other hosts" in daemons[0].until("/readyz", 503).text
+    until(lambda: "waits for round 2, of 2 hosts: host h2 has left" in daemons[0].until("/readyz", 503).text, "reason")
     assert daemons[0].http("/livez").status == 200
     late = hosts.start("3", nodes="2")
     for one in (daemons[0], late):

@@ -20,6 +20,7 @@ from supervisor.peers.membership import (
     OddRecord,
     StoreFound,
     StoreLost,
+    Waiting,
     WorldCame,
     WorldEnded,
 )
@@ -50,6 +51,7 @@ class SimulatedHost:
         self.job = job
         self.news: list[News] = []
         self.world: World | None = None
+        self.waits_for = ""
         self.restarts = 0
         self.ports = iter(range(20_000 + 100 * len(job.hosts), 65_536))
         self.member = Member(
@@ -59,6 +61,9 @@ class SimulatedHost:
         self.task = asyncio.create_task(self.member.run())
 
     def hear(self, news: News) -> None:
+        if isinstance(news, Waiting):
+            self.waits_for = news.why
+            return
         self.news.append(news)
         match news:
             case WorldCame(world, restarts):
@@ -180,6 +185,7 @@ async def test_a_host_that_arrives_is_let_in_and_one_too_many_waits_its_turn(eit
         assert one["a"].world.master_port not in ports, "a port is not handed out twice in a row"
         one.arrive("d")
         await one.stored(one.keys.host("d"))
+        assert one["d"].waits_for.startswith("waits ")
         one["b"].member.leave()
         took = await one.world_of("a", "c", "d")
         assert took < TTL, "a host that leaves politely is not waited for"

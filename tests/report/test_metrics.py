@@ -94,6 +94,7 @@ def test_what_the_daemon_itself_takes_its_time_for_is_told() -> None:
     assert value(samples, "rankd_loop_lag_seconds_bucket", le="0.001") == 1
     assert value(samples, "rankd_detection_seconds_bucket", group="trainer", le="0.00025") == 1
     assert value(samples, "rankd_rendezvous_round", group="trainer") == 4
+    assert value(samples, "rankd_rendezvous_hosts", group="trainer") == 1
 
 
 def test_what_watches_over_workers_is_asked_at_each_scrape() -> None:
@@ -129,7 +130,7 @@ def test_expired_timers_and_formed_rendezvous_are_counted_from_their_events() ->
 def test_every_family_is_ours_and_says_what_it_is() -> None:
     body, _ = Metrics(Standing(), Counts(), 0.0).exposition("")
     families = list(parser.text_string_to_metric_families(body.decode()))
-    assert len(families) == 24
+    assert len(families) == 25
     for family in families:
         assert family.name.startswith("rankd_")
         assert family.documentation.endswith(".")

@@ -15,7 +15,17 @@ from typing import Any
 
 from supervisor import clock
 from supervisor.core.rendezvous import Host, Round, Rules, Seat
-from supervisor.peers.membership import JobOver, Member, News, NoWorld, StoreFound, StoreLost, WorldCame, WorldEnded
+from supervisor.peers.membership import (
+    JobOver,
+    Member,
+    News,
+    NoWorld,
+    StoreFound,
+    StoreLost,
+    Waiting,
+    WorldCame,
+    WorldEnded,
+)
 from supervisor.peers.records import Keys, read_host, read_round, read_seat
 from supervisor.peers.store import Delete, Put
 from supervisor.plan import World
@@ -95,6 +105,8 @@ class SimulatedHost:
             case JobOver() | NoWorld():
                 history.tell(f"{self.name} ends: {news}")
                 self.outcome = news
+            case Waiting():
+                pass
             case StoreLost(why):
                 history.tell(f"{self.name} hears nothing of the store: {why}")
                 self.away = True

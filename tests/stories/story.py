@@ -35,6 +35,7 @@ from supervisor.core.messages import (
     Input,
     JobEnded,
     LeaveWorld,
+    PeersAwaited,
     PeersFound,
     PeersLost,
     PlanChanged,
@@ -141,6 +142,11 @@ def world_lost(reason: str, because: str, host: str) -> Happening:
 
 def job_ended(why: str, exit_code: int = 0, how: HowItEnded = "closed") -> Happening:
     return Happening("", lambda *_: JobEnded("failed" if exit_code else "succeeded", why, exit_code, how))
+
+
+def awaited(reason: str) -> Happening:
+    """The group's host says what it waits for."""
+    return Happening("", lambda story, name: PeersAwaited(story.state.groups[name].attempt, reason))
 
 
 def cut_off(reason: str) -> Happening:

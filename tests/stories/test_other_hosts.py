@@ -9,6 +9,7 @@ from supervisor.plan import Backoff, RendezvousRules, RestartRules
 from tests.stories.story import (
     Story,
     asked_to_stop,
+    awaited,
     cut_off,
     due,
     end,
@@ -223,6 +224,18 @@ def test_cut_off_from_the_others_a_group_runs_on_and_is_not_ready() -> None:
     )  # fmt: skip
     story.tell((6.0, heard_again(), "", "rendezvous.recovered"), (6.0, heard_again()))
     assert story.ready.ok
+
+
+def test_as_long_as_there_is_no_world_it_says_what_is_waited_for() -> None:
+    story = Story(job(workers=2, rendezvous=ELASTIC)).tell(
+        (0.0, up(), "form world 0", "group.starting; rendezvous.joining"),
+        (1.0, awaited("waits as a spare: round 3 runs with 4 hosts")),
+    )
+    assert story.ready.reasons == (
+        "group job is starting, 0/2 workers ready: waits as a spare: round 3 runs with 4 hosts",
+    )  # fmt: skip
+    story.tell((2.0, met(4), "start 0#0 1#0", "rendezvous.formed"), (2.0, awaited("old news")))
+    assert story.group.why == "in round 4"
 
 
 def test_what_is_heard_before_and_after_changes_nothing() -> None:
