@@ -35,8 +35,8 @@ def missing() -> str:
     try:
         with network(()):
             return ""
-    except subprocess.CalledProcessError as error:
-        return f"no network namespace can be made here: {error.stderr.strip()}"
+    except OSError as error:
+        return f"no network namespace can be made here: {error}"
 
 
 class Namespace:
@@ -64,20 +64,20 @@ class Network:
 
     def unplug(self, name: str) -> None:
         """Cut that host off. It gets no error: what it sends is lost."""
-        _ip("-n", self.switch.name, "link", "set", name, "down")
+        _ip(f"-n {self.switch.name} link set dev {name} down")
 
     def plug(self, name: str) -> None:
-        _ip("-n", self.switch.name, "link", "set", name, "up")
+        _ip(f"-n {self.switch.name} link set dev {name} up")
 
     def lose_answers(self, name: str) -> None:
         """What the switch sends to that host is lost, by an address that no card has; the other way all is well."""
-        _ip(*self._neighbour("replace", name), "lladdr", NOBODYS_CARD, "nud", "permanent")
+        _ip(f"{self._neighbour('replace', name)} lladdr {NOBODYS_CARD} nud permanent")
 
     def find_answers(self, name: str) -> None:
-        _ip(*self._neighbour("delete", name))
+        _ip(self._neighbour("delete", name))
 
-    def _neighbour(self, verb: str, name: str) -> tuple[str, ...]:
-        return ("-n", self.switch.name, "neighbour", verb, self.hosts[name].address, "dev", "bridge")
+    def _neighbour(self, verb: str, name: str) -> str:
+        return f"-n {self.switch.name} neighbour {verb} {self.hosts[name].address} dev bridge"
 
 
 @contextmanager
@@ -85,16 +85,16 @@ def network(names: tuple[str, ...]) -> Iterator[Network]:
     """A network of these hosts, names of at most 15 characters. It is gone afterwards: end what runs there before."""
     with ExitStack() as made:
         switch = made.enter_context(_namespace("switch", "10.77.0.254"))
-        _ip("-n", switch.name, "link", "add", "bridge", "type", "bridge")
-        _ip("-n", switch.name, "address", "add", f"{switch.address}/24", "dev", "bridge")
-        _ip("-n", switch.name, "link", "set", "bridge", "up")
+        _ip(f"-n {switch.name} link add name bridge type bridge")
+        _ip(f"-n {switch.name} address add {switch.address}/24 dev bridge")
+        _ip(f"-n {switch.name} link set dev bridge up")
         hosts = {}
         for number, name in enumerate(names, 1):
             host = hosts[name] = made.enter_context(_namespace(name, f"10.77.0.{number}"))
-            _ip("-n", switch.name, "link", "add", name, "type", "veth", "peer", "name", "wire", "netns", host.name)
-            _ip("-n", switch.name, "link", "set", name, "master", "bridge", "up")
-            _ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "wire")
-            _ip("-n", host.name, "link", "set", "wire", "up")
+            _ip(f"-n {switch.name} link add name {name} type veth peer name wire netns {host.name}")
+            _ip(f"-n {switch.name} link set dev {name} master bridge up")
+            _ip(f"-n {host.name} address add {host.address}/24 dev wire")
+            _ip(f"-n {host.name} link set dev wire up")
         yield Network(switch, hosts)
 
 
@@ -102,13 +102,16 @@ def network(names: tuple[str, ...]) -> Iterator[Network]:
 def _namespace(name: str, address: str) -> Iterator[Namespace]:
     """One with loopback in it, and a name that no other process of tests gives."""
     namespace = Namespace(f"rankd-{os.getpid()}-{name}", address)
-    _ip("netns", "add", namespace.name)
+    _ip(f"netns add {namespace.name}")
     try:
-        _ip("-n", namespace.name, "link", "set", "lo", "up")
+        _ip(f"-n {namespace.name} link set dev lo up")
         yield namespace
     finally:
-        _ip("netns", "delete", namespace.name)
+        _ip(f"netns delete {namespace.name}")
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+def _ip(words: str) -> None:
+    argv = ["ip", *words.split()]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"ip {words}: {done.stderr.strip()}")

@@ -42,10 +42,12 @@ def etcd(wired: Network, tmp_path: Path) -> Iterator[Etcd]:
 
 @pytest.fixture
 def daemons(wired: Network, etcd: Etcd, rankd: Start) -> dict[str, Rankd]:
-    """A host in each namespace, all in one world."""
+    """A host in each namespace, all in one world from the first: two would wait long enough for the third."""
     hosts = Hosts(rankd, etcd, "parted")
     running = {
-        name: hosts.start(name[1:], addr=host.address, through=host.through, close_timeout="2s")
+        name: hosts.start(
+            name[1:], addr=host.address, through=host.through, last_call_timeout="30s", close_timeout="2s"
+        )
         for name, host in wired.hosts.items()
     }
     for one in running.values():
@@ -86,7 +88,8 @@ def parted(
     assert not lost.all("worker.exited"), "workers run on while nobody knows better"
     heal(name)
     again = [formed(one, 3, count=2) for one in daemons.values()]
-    assert {world["round"] for world in again} == {max(without) + 1}
+    (last,) = {world["round"] for world in again}
+    assert last > max(without)
     assert {world["restarts"] for world in again} == {0}, "a change of hosts is not charged"
     old = lost.wait_for("worker.exited", attempt=0, by="daemon")
     new = lost.wait_for("worker.started", attempt=1)
