@@ -12,7 +12,7 @@ JOBS ?= 3
 # The quickstart's logs and sockets stay in the checkout.
 SCRATCH := $(CURDIR)/.rankd
 
-.PHONY: run install dev test lint format bench bench-output bench-timers bench-health clean
+.PHONY: run install dev test lint format bench bench-output bench-timers bench-health bench-hosts clean
 .DEFAULT_GOAL := run
 
 run: install
@@ -61,6 +61,9 @@ bench-timers: dev
 
 bench-health: dev
 	PATH="$(BIN):$$PATH" $(BIN)/python bench/health.py
+
+bench-hosts: dev
+	PATH="$(BIN):$$PATH" $(BIN)/python bench/hosts.py
 
 clean:
 	rm -rf $(VENV) $(SCRATCH) build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

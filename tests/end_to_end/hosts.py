@@ -21,16 +21,21 @@ class Hosts:
 
     def start(
         self, name: str, command: Sequence[str] = SLEEP, nodes: str = "2:3", workers: int = 1, max_restarts: int = 3,
-        store: dict[str, object] | None = None, **rules: object,
+        store: dict[str, object] | None = None, addr: str = "", through: Sequence[str] = (), **rules: object,
     ) -> Rankd:  # fmt: skip
-        """``name`` is the last part of its address, and ``h`` before it its name."""
+        """``name`` is the last part of its address, unless ``addr`` says another, and ``h`` before it its name.
+
+        ``through``: argv to put before rankd's own.
+        """
+        addr = addr or f"127.0.0.{name}"
         timings = {"last_call_timeout": "300ms", "lease_ttl": "2s", "join_timeout": "30s"} | rules
         return self._rankd(
             table("daemon", node_id=f"h{name}", run_id=self.run_id)
-            + table("rendezvous", backend="etcd", endpoints=self._etcd.endpoints, addr=f"127.0.0.{name}", **store or {})
+            + table("rendezvous", backend="etcd", endpoints=self._etcd.endpoints, addr=addr, **store or {})
             + table("groups.job", command=list(command), workers=workers)
             + table("groups.job.restart", max_restarts=max_restarts)
-            + table("groups.job.rendezvous", nodes=nodes, **timings)
+            + table("groups.job.rendezvous", nodes=nodes, **timings),
+            through=through,
         )
 
 

@@ -28,10 +28,14 @@ MEMORY = "/dev/shm"
 class Member:
     """One member of a cluster, started and ended at will."""
 
-    def __init__(self, name: str, directory: Path, scheme: str = "http", flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, directory: Path, scheme: str = "http", flags: Sequence[str] = (),
+        address: str = "127.0.0.1", through: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.name = name
-        self.client_url = f"{scheme}://127.0.0.1:{free_port()}"
+        self.client_url = f"{scheme}://{address}:{free_port()}"
         self.peer_url = f"http://127.0.0.1:{free_port()}"
+        self._through = through
         self.directory = directory
         self.data = tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
         self.flags = list(flags)
@@ -41,7 +45,7 @@ class Member:
         with open(self.directory / f"{self.name}.log", "ab") as log:
             self._process = subprocess.Popen(
                 [
-                    "etcd", "--name", self.name, "--data-dir", self.data.name,
+                    *self._through, "etcd", "--name", self.name, "--data-dir", self.data.name,
                     "--listen-client-urls", self.client_url, "--advertise-client-urls", self.client_url,
                     "--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url,
                     "--initial-cluster", cluster, "--heartbeat-interval", "50", "--election-timeout", "500",
@@ -58,10 +62,13 @@ class Member:
 
 
 class Etcd:
-    """A cluster of ``members``."""
+    """A cluster of ``members``. ``address`` is where clients find them; ``through``: argv to put before etcd's own."""
 
-    def __init__(self, directory: Path, members: int = 1, scheme: str = "http", flags: Sequence[str] = ()) -> None:
-        self.members = [Member(f"m{number}", directory, scheme, flags) for number in range(members)]
+    def __init__(
+        self, directory: Path, members: int = 1, scheme: str = "http", flags: Sequence[str] = (),
+        address: str = "127.0.0.1", through: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.members = [Member(f"m{number}", directory, scheme, flags, address, through) for number in range(members)]
         self._cluster = ",".join(f"{member.name}={member.peer_url}" for member in self.members)
 
     @property

@@ -1,8 +1,6 @@
 """What a round of many hosts costs the store: the real ``Member`` on a store that counts.
 
-``python -m tests.simulation.scale 1000 10000`` prints a table. etcd's own limits, to be seen beside it, are 1.5 MiB a
-request, 128 operations a transaction and 2 GiB of data (the defaults of ``--max-request-bytes``, ``--max-txn-ops`` and
-``--quota-backend-bytes``).
+``python -m tests.simulation.scale 1000 10000`` prints a table: what a round needs, and what etcd allows.
 """
 
 from __future__ import annotations
@@ -23,15 +21,29 @@ from supervisor.peers.store import Changes, Committed, Conflict, Delete, Entry, 
 
 KEYS = Keys.of("/rankd", "scale", "trainer")
 
+MAX_REQUEST_BYTES = 3 << 19
+MAX_TXN_OPS = 128
+QUOTA_BACKEND_BYTES = 2 << 30
+"""etcd's limits: the defaults of its flags of these names. A value has no other limit than the request it comes in."""
+
 
 class CountedStore:
-    """A ledger in which leases do not end by themselves. ``bytes_watched``: keys and values sent to all watchers."""
+    """A ledger in which leases do not end by themselves, and what was asked of it.
+
+    ``bytes_watched``: keys and values sent to all watchers. ``bytes_stored``: of all revisions, as etcd keeps them
+    until it is told to compact. ``largest_request``: keys and values of one transaction. ``most_in_one``: its
+    conditions or its operations, which etcd counts apart.
+    """
 
     def __init__(self) -> None:
         self.ledger = Ledger()
         self.operations: Counter[str] = Counter()
         self.bytes_watched = 0
         self.bytes_read = 0
+        self.bytes_stored = 0
+        self.largest_request = 0
+        self.largest_value = 0
+        self.most_in_one = 0
         self._watches: dict[str, set[asyncio.Queue[Changes]]] = defaultdict(set)
 
     async def range(self, prefix: str) -> Found:
@@ -48,8 +60,14 @@ class CountedStore:
         self, conditions: Sequence[Unchanged], operations: Sequence[Put | Delete]
     ) -> Committed | Conflict:
         self.operations["transact"] += 1
+        written = sum(map(_size, operations))
+        asked = written + sum(len(condition.key) for condition in conditions)
+        self.largest_request = max(self.largest_request, asked)
+        self.largest_value = max([self.largest_value, *(len(one.value) for one in operations if isinstance(one, Put))])
+        self.most_in_one = max(self.most_in_one, len(conditions), len(operations))
         outcome = self.ledger.transact(conditions, operations)
         if isinstance(outcome, Committed):
+            self.bytes_stored += written
             self._tell([operation.key for operation in operations])
         return outcome
 
@@ -100,15 +118,36 @@ class CountedStore:
         news.put_nowait(told)
 
 
+def _size(operation: Put | Delete) -> int:
+    return len(operation.key) + (len(operation.value) if isinstance(operation, Put) else 0)
+
+
 @dataclass(frozen=True)
 class Cost:
-    """Of forming a world: ``operations`` by their kind. ``took_for``: seconds of this one process for all hosts."""
+    """Of forming a world: ``operations`` by their kind. ``took_for``: seconds of this one process for all hosts.
+
+    The rest is as in ``CountedStore``.
+    """
 
     hosts: int
     operations: Counter[str]
     bytes_watched: int
     bytes_read: int
+    bytes_stored: int
+    largest_request: int
+    largest_value: int
+    most_in_one: int
     took_for: float
+
+    @property
+    def needs(self) -> dict[str, tuple[int, int]]:
+        """What etcd limits: how much of it the round needs, and how much there is."""
+        return {
+            "request": (self.largest_request, MAX_REQUEST_BYTES),
+            "txn ops": (self.most_in_one, MAX_TXN_OPS),
+            "value": (self.largest_value, MAX_REQUEST_BYTES),
+            "stored": (self.bytes_stored, QUOTA_BACKEND_BYTES),
+        }
 
 
 class Scene:
@@ -153,7 +192,10 @@ async def form(hosts: int, lease_ttl: float = 3600.0, idle_for: float = 0.0) -> 
         running = [tasks.create_task(member.run()) for member in scene.members]
         await scene.formed.wait()
         store = scene.store
-        cost = Cost(hosts, store.operations.copy(), store.bytes_watched, store.bytes_read, time.perf_counter() - began)
+        cost = Cost(
+            hosts, store.operations.copy(), store.bytes_watched, store.bytes_read, store.bytes_stored,
+            store.largest_request, store.largest_value, store.most_in_one, time.perf_counter() - began,
+        )  # fmt: skip
         await asyncio.sleep(idle_for)
         after = store.operations - cost.operations
         for task in running:
@@ -162,15 +204,21 @@ async def form(hosts: int, lease_ttl: float = 3600.0, idle_for: float = 0.0) -> 
 
 
 def main(*sizes: str) -> None:
-    print(f"{'hosts':>6} {'operations':>10} {'a host':>7} {'watched':>9} {'a host':>7} {'read':>9} {'seconds':>8}")
-    for size in sizes:
-        cost, _ = asyncio.run(form(int(size)))
+    costs = [asyncio.run(form(int(size)))[0] for size in sizes]
+    print(
+        f"{'hosts':>12} {'operations':>10} {'a host':>7} {'watched':>9} {'a host':>7} {'read':>9} {'seconds':>8}"
+        + "".join(f" {name:>18}" for name in costs[0].needs)
+    )
+    for cost in costs:
         operations = cost.operations.total()
         print(
-            f"{cost.hosts:>6} {operations:>10} {operations / cost.hosts:>7.2f} {cost.bytes_watched:>9} "
+            f"{cost.hosts:>12} {operations:>10} {operations / cost.hosts:>7.2f} {cost.bytes_watched:>9} "
             f"{cost.bytes_watched / cost.hosts:>7.0f} {cost.bytes_read:>9} {cost.took_for:>8.1f}"
+            + "".join(f" {need:>9} {need / most:>8.2%}" for need, most in cost.needs.values())
         )
+    print(f"{'etcd allows':>12} {'':>55}" + "".join(f" {most:>18}" for _, most in costs[0].needs.values()))
+    print("Bytes are those of keys and values. Stored: all revisions of one round, before etcd compacts them.")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(*(sys.argv[1:] or ["1000", "10000"]))

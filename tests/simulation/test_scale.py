@@ -11,6 +11,16 @@ async def test_what_a_round_costs_grows_with_the_number_of_hosts() -> None:
     assert large.operations.total() / 200 <= 1.05 * small.operations.total() / 50
     assert large.bytes_watched / 200 <= 1.05 * small.bytes_watched / 50
     assert large.bytes_read / 200 <= 1.05 * small.bytes_read / 50
+    assert large.bytes_stored / 200 <= 1.05 * small.bytes_stored / 50
+
+
+async def test_no_request_of_many_hosts_is_near_what_etcd_allows() -> None:
+    """But the operations of a transaction, of which the seats take as many as there may be."""
+    cost, _ = await form(300)
+    shares = {name: need / most for name, (need, most) in cost.needs.items()}
+    print(cost)
+    assert shares["txn ops"] == 1
+    assert max(shares["request"], shares["value"], shares["stored"]) < 0.1
 
 
 async def test_a_steady_state_costs_keep_alives_only() -> None:
