@@ -63,6 +63,7 @@ class SimulatedHost:
     def hear(self, news: News) -> None:
         if isinstance(news, Waiting):
             self.waits_for = news.why
+            self.job.changed.set()
             return
         self.news.append(news)
         match news:
@@ -185,7 +186,9 @@ async def test_a_host_that_arrives_is_let_in_and_one_too_many_waits_its_turn(eit
         assert one["a"].world.master_port not in ports, "a port is not handed out twice in a row"
         one.arrive("d")
         await one.stored(one.keys.host("d"))
-        assert one["d"].waits_for.startswith("waits ")
+        await one.until(
+            lambda: one["d"].waits_for == "waits as a spare: round 2 runs with 3 hosts, as many as there may be"
+        )
         one["b"].member.leave()
         took = await one.world_of("a", "c", "d")
         assert took < TTL, "a host that leaves politely is not waited for"
