@@ -88,6 +88,9 @@ class Sessions:
     earlier = Ended()
     """What an earlier daemon had left in our place, and was killed."""
 
+    cut_short = False
+    """Whether the last look at what is ``left`` took too long: orphans may have died who were not looked at."""
+
     def __init__(
         self, *, adopts: bool, unclaimed: Callable[[Process], None], flavour: str = "session and subreaper"
     ) -> None:
@@ -162,6 +165,7 @@ class Sessions:
         """
         if not self._adopts:
             return self._left_unadopted(ended)
+        self.cut_short = True
         until = time.monotonic() + _LOOKS_FOR
         for _ in range(_PASSES):
             left: dict[Tree, list[Process]] = {}
@@ -180,6 +184,7 @@ class Sessions:
                 elif orphan.owner is not None and orphan.owner in ended:
                     left.setdefault(orphan.owner, []).append(orphan.process)
             if not dead:
+                self.cut_short = False
                 return left
             # the children of what was reaped are ours now, and may not have been in the list that was read
         # They end and leave a child faster than can be looked at; a dead one no longer tells whose it was.

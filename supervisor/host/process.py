@@ -362,6 +362,8 @@ class Processes:
             return
         now = self._loop.time()
         self._rested_at = now + min(_REST * (now - began_at), _LONGEST_REST)
+        if self._containment.cut_short:
+            self._look_soon()  # the last of them may have ended already, and nothing else would tell us
         for tree in [tree for tree in self._ended if tree not in left]:
             self._gone(self._ended.pop(tree))
 

@@ -34,6 +34,7 @@ from supervisor.core.messages import (
     WorkerNotStarted,
     WorkerStarted,
 )
+from supervisor.host import containment
 from supervisor.host import process as under_test
 from supervisor.host.containment import MARK, Sessions, Tree, become_subreaper
 from supervisor.host.oom import KERNEL_LOG
@@ -456,7 +457,12 @@ async def test_nobody_is_declared_gone_while_proc_cannot_be_read(host: Host, mon
     assert set(gone) == {0}
 
 
-async def test_hundreds_of_adopted_zombies_are_reaped_while_the_worker_lives(host: Host, tmp_path: Path) -> None:
+@pytest.mark.parametrize("looks_for", [0.05, 0.0005])
+async def test_hundreds_of_adopted_zombies_are_reaped_while_the_worker_lives(
+    host: Host, tmp_path: Path, looks_for: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a look has no time for all of them, and nobody ends any more who would lead to another."""
+    monkeypatch.setattr(containment, "_LOOKS_FOR", looks_for)
     script = """
         import os, sys, time
         if os.fork() == 0:
