@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 
-from supervisor import __version__
-from supervisor.errors import BUG, USAGE, ConfigError, RankdError
-
-VERBS = (
-    "run", "launch", "status", "start", "stop", "restart", "drain", "undrain", "reload", "signal",
-    "logs", "events", "failures", "check", "schema", "doctor",
-)  # fmt: skip
-"""Each is a module of ``supervisor.cli`` with HELP, ``add_arguments(parser)`` and ``main(arguments) -> exit code``."""
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but wrong usage exits with sysexits' EX_USAGE."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        self.print_usage(sys.stderr)
-        self.exit(USAGE, f"{self.prog}: {message}\n")
+from supervisor.cli.words import VERBS, parser_of
+from supervisor.errors import BUG, ConfigError, RankdError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The whole command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = Parser(prog="rankd", description="Starts, watches, restarts and stops groups of ranked workers.")
-    parser.add_argument("--version", action="version", version=f"rankd {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     # Only the verb that was asked for is imported; with none (or --help) all are, for their lines of help.
-    asked = [word for word in words[:1] if word in VERBS] or VERBS
-    for name in asked:
-        module = importlib.import_module(f"supervisor.cli.{name}")
-        verb = verbs.add_parser(name, help=module.HELP, description=module.HELP.capitalize() + ".")
-        module.add_arguments(verb)
-        verb.set_defaults(main=module.main)
+    parser, verbs = parser_of([word for word in words[:1] if word in VERBS] or VERBS)
     arguments, unknown = parser.parse_known_args(words)
     if unknown:  # argparse itself would show the usage of ``rankd``, which says nothing about the verb's
-        verbs.choices[arguments.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
+        verbs[arguments.verb].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return int(arguments.main(arguments))
     except RankdError as error:

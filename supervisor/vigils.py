@@ -275,17 +275,32 @@ class Vigils:
             self._looked_for[group] = [worker]
             self._tasks.start_soon(self._take_evidence, group, worker, reason)
 
-    async def _take_evidence(self, group: str, worker: Worker, reason: str) -> None:
-        """The worker may be ended as soon as it has been looked at: it does not wait for the disk to have all of it."""
+    async def dump(self, group: str, firsts: Sequence[Worker], reason: str) -> tuple[str, str]:
+        """See what the group's workers do, the first of ``firsts`` that runs first, because a person has asked.
+
+        Its path, or why there is none.
+        """
+        if group in self._looked_for:
+            return "", "it is looked at already"
+        self._looked_for[group] = []
+        path, why = await self._take_evidence(group, firsts[0], reason)
+        return (path, why) if path else ("", "its workers have ended meanwhile")
+
+    async def _take_evidence(self, group: str, worker: Worker, reason: str) -> tuple[str, str]:
+        """Its path, and why it is not there.
+
+        The worker may be ended as soon as it has been looked at: it does not wait for the disk to have all of it.
+        """
         if (group, worker) not in self._pids:
             self._answer(group, "")
-            return
+            return "", ""
         plan, who = self._plans[group], self._who(group, worker)
         path = f"{attempts_dir(self._plan, plan)}/attempt_{who.attempt}/evidence_{who.local_rank}.txt"
         with anyio.CancelScope(shield=True):  # it is soon done, at the latest when the last of the group has ended
             text = await self._seen(group, worker, f"rank {who.rank} {reason}")
             path, why = await self._keep(group, plan.disk, path, text)
         self._tell(events.worker_dumped(clock.now(), who, reason, path, why))
+        return path, why
 
     async def _keep(self, group: str, disk: str, path: str, text: str) -> tuple[str, str]:
         """Answer as soon as there is a file, and write it; gives its path, and why that could not be."""

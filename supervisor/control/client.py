@@ -22,7 +22,7 @@ PATIENCE = 30.0
 """Seconds for an answer: a daemon that has just been started first loads what it needs to give one."""
 
 READING = 90.0
-"""Seconds for a reload: the daemon gives up on the file earlier."""
+"""Seconds for what reads a file, or looks at workers: the daemon gives up earlier."""
 
 MOST = 64 << 20
 """Bytes of an answer; a thousand workers are 300 KB."""
@@ -96,6 +96,10 @@ class Daemon:
         """Who leads the job of a group that shares its world, and how its hosts stand; or ``error``."""
         return self._ask("GET", f"/groups/{quote(group, safe='')}/hosts", PATIENCE)
 
+    def plan(self, path: str) -> dict[str, Any]:
+        """What a reload with that file would change. Raises ``Refused`` with ``mistakes`` for a wrong file."""
+        return self._ask("GET", f"/plan?{urlencode({'path': path})}", READING)
+
     def ask(self, verb: str) -> dict[str, Any]:
         """Have a verb of the daemon's done."""
         return self._ask("POST", f"/{verb}", READING if verb == "reload" else PATIENCE)
@@ -103,7 +107,8 @@ class Daemon:
     def ask_of(self, group: str, verb: str, **options: object) -> dict[str, Any]:
         """Have a verb of a group's done."""
         query = urlencode({name: value for name, value in options.items() if value is not None})
-        return self._ask("POST", f"/groups/{quote(group, safe='')}/{verb}?{query}", PATIENCE)
+        within = READING if verb == "dump" else PATIENCE
+        return self._ask("POST", f"/groups/{quote(group, safe='')}/{verb}?{query}", within)
 
     def _ask(self, method: str, target: str, within: float) -> dict[str, Any]:
         with ExitStack() as stack:

@@ -93,12 +93,16 @@ class ControlListener:
         match request.method, request.path.split("/")[1:]:
             case "GET", ["status"]:
                 return Reply(200, self._status())
+            case "GET", ["plan"]:
+                _take_your_time(request)
+                return await self._verbs.plan(request.query.get("path", ""), asker)
+            case "POST", ["groups", name, "dump"]:
+                _take_your_time(request)
+                return await self._verbs.dump(name, request.query.get("rank", ""), asker)
             case "GET", ["groups", name, "hosts"]:
                 return await self._verbs.hosts_of(name)
             case "POST", [verb] if verb in OF_THE_DAEMON:
-                connection = request.protocol
-                assert isinstance(connection, Connection)
-                connection.endure(lambda: None)  # a reload takes as long as reading the file does
+                _take_your_time(request)
                 return await self._verbs.do(verb, asker)
             case "POST", ["groups", name, verb] if verb in OF_A_GROUP:
                 return self._verbs.do_to(name, verb, request.query, asker)
@@ -154,6 +158,12 @@ class _Door(asyncio.Protocol):
         _Door._there -= 1
         if self._alarm is not None:
             self._alarm.cancel()
+
+
+def _take_your_time(request: web.BaseRequest) -> None:
+    """The answer takes as long as reading a file does, or looking at workers."""
+    assert isinstance(request.protocol, Connection)
+    request.protocol.endure(lambda: None)
 
 
 def _uid(transport: asyncio.BaseTransport) -> int:

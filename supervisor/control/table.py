@@ -33,12 +33,12 @@ def table(
     """
     groups = {name: view for name, view in status["groups"].items() if group in ("", name)}
     lines = [_paint(_headline(status), BOLD if colour else "")]
-    lines += _columns(_group_rows(groups, later), width, colour)
+    lines += columns(_group_rows(groups, later), width, colour)
     for name, view in groups.items():
         if group:
-            lines += ["", *_columns(_worker_rows(view), width, colour)]
+            lines += ["", *columns(_worker_rows(view), width, colour)]
             if "peers" in view:
-                lines += ["", *_columns(_host_rows(view["peers"], status["host"]), width, colour)]
+                lines += ["", *columns(_host_rows(view["peers"], status["host"]), width, colour)]
         if trouble := list(_trouble(name, view, log_of)):
             lines.append("")
             for sentence, path in trouble:
@@ -169,7 +169,7 @@ def _trouble(name: str, view: View, log_of: LogOf) -> Iterator[tuple[str, str]]:
 # ---- on the screen
 
 
-def _columns(rows: Sequence[Sequence[str]], width: int | None, colour: bool) -> list[str]:
+def columns(rows: Sequence[Sequence[str]], width: int | None = None, colour: bool = False) -> list[str]:
     """Columns under their heads, with the sentence of each row at its end, or below it where there is no room."""
     heads = [[printable(cell) for cell in row[:-1]] for row in rows]
     if width is not None:

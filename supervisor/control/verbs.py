@@ -6,6 +6,7 @@ to ``/events`` from ``seq`` on.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from supervisor.core import events
 from supervisor.core.events import Event, signal_name
 from supervisor.core.groups import Arrival, DrainRequested, Groups, Of, UndrainRequested, missing_for
 from supervisor.core.messages import RunRequested, StopRequested, Worker
+from supervisor.core.reload import Changes
 from supervisor.core.state import Group, Phase
 from supervisor.plan import Reach
 
@@ -53,7 +55,9 @@ class Unreloaded(Protocol):
 class Verbs:
     """``seq`` is the number of the last record told; ``signal`` reaches workers that run.
 
-    ``hosts`` of a group are ``leader``, and under ``hosts`` how each stands, or under ``error`` why nobody knows.
+    ``compare`` says what a reload with a file would change. ``look`` takes evidence of a group, these workers first:
+    its path, or why there is none. ``hosts`` of a group are ``leader``, and under ``hosts`` how each stands, or under
+    ``error`` why nobody knows.
     """
 
     state: Callable[[], Groups]
@@ -63,6 +67,41 @@ class Verbs:
     reload: Callable[[], Awaitable[Unreloaded | None]]
     seq: Callable[[], int]
     hosts: Callable[[str], Awaitable[Mapping[str, Any]]]
+    compare: Callable[[str], Awaitable[Changes | Unreloaded]]
+    look: Callable[[str, list[Worker], str], Awaitable[tuple[str, str]]]
+
+    async def plan(self, path: str, asker: Asker) -> Reply:
+        """What a reload with that file would change. For those alone who may read what the daemon may."""
+        if asker.uid not in (0, os.geteuid()):
+            return _no(403, f"{asker.name} may not have this daemon read files")
+        if not os.path.isabs(path):
+            return _no(400, "the path of a file is absolute")
+        changes = await self.compare(path)
+        if not isinstance(changes, Changes):
+            return _unread(changes, "no plan")
+        state = self.state()
+        groups: dict[str, dict[str, Any]] = {}
+        for name in (*state.plan.groups, *changes.added):
+            change = changes.changed.get(name)
+            what = "add" if name in changes.added else "remove" if name in changes.removed else "unchanged"
+            if change is not None:
+                what = "restart" if change.restart else "apply live"
+            groups[name] = {"what": what, "keys": list((change.restart or change.keys) if change else ())}
+        fixed = f"only a restart of rankd can change {', '.join(changes.fixed)}" if changes.fixed else ""
+        return Reply(200, {"groups": groups, "applied": list(changes.applied), "refused": fixed})
+
+    async def dump(self, name: str, rank: str, asker: Asker) -> Reply:
+        """See what a group's workers do, as before one that hangs is ended, and say where that is written."""
+        group = self.state().groups.get(name)
+        if group is None:
+            return self._no_group(name)
+        running = _running(group)
+        firsts = [worker for worker in running if not rank or str(group.rank(worker.rank)) == rank]
+        if not firsts:
+            return _no(409, f"rank {rank} of group {name} does not run" if rank else f"no worker of group {name} runs")
+        self._told("dump", asker, name, f"rank {rank}" if rank else "")
+        path, why = await self.look(name, firsts, f"is looked at: asked by {asker.name} with `rankd dump`")
+        return _no(503, f"group {name}: {why}") if why else Reply(200, {"path": path})
 
     async def hosts_of(self, name: str) -> Reply:
         """Who leads a group's job, and how its hosts stand, read where they meet."""
@@ -79,8 +118,7 @@ class Verbs:
         if verb == "reload":
             refused = await self.reload()
             if refused is not None:
-                status = {"file": 422, "host": 503}.get(refused.fault, 500)
-                return Reply(status, {"error": f"not reloaded: {refused.why}", "mistakes": list(refused.mistakes)})
+                return _unread(refused, "not reloaded")
         else:
             self.arrive(DrainRequested(asker.name) if verb == "drain" else UndrainRequested(asker.name))
         return Reply(200, {"seq": seq})
@@ -109,7 +147,7 @@ class Verbs:
         number, rank = options.get("signal", ""), options.get("rank", "")
         if not _is_number(number) or not 0 < int(number) <= 64 or (rank and not _is_number(rank)):
             return _no(400, "a signal is a number from 1 to 64, a rank one from 0 on")
-        running = [slot.worker for slot in group.live.values() if slot.pid is not None and slot.status is None]
+        running = _running(group)
         reached = [worker for worker in running if not rank or group.rank(worker.rank) == int(rank)]
         if not reached:
             name = group.plan.name
@@ -123,6 +161,15 @@ class Verbs:
 
     def _told(self, verb: str, asker: Asker, group: str | None, details: str = "") -> None:
         self.tell(events.control_command(clock.now(), verb, asker.name, asker.uid, group, details))
+
+
+def _running(group: Group) -> list[Worker]:
+    return [slot.worker for slot in group.live.values() if slot.pid is not None and slot.status is None]
+
+
+def _unread(refused: Unreloaded, what: str) -> Reply:
+    status = {"file": 422, "host": 503}.get(refused.fault, 500)
+    return Reply(status, {"error": f"{what}: {refused.why}", "mistakes": list(refused.mistakes)})
 
 
 def _why_not(state: Groups, group: Group, verb: str) -> str:

@@ -12,6 +12,7 @@ from supervisor.control.verbs import Asker, Reply, Verbs
 from supervisor.core.events import Event
 from supervisor.core.groups import Arrival, DrainRequested, UndrainRequested
 from supervisor.core.messages import Worker
+from supervisor.core.reload import Changes
 from supervisor.plan import Reach
 from tests.stories.story import Story, asked_to_stop, due, end, exited, gone, job, killed, read_anew, running
 
@@ -33,6 +34,7 @@ class Asked:
     refusal: Refusal | None = None
     told: list[Event] = field(default_factory=list)
     arrived: list[Arrival] = field(default_factory=list)
+    looked_at: list[tuple[str, list[Worker], str]] = field(default_factory=list)
     signalled: list[tuple[str, list[Worker], int, Reach]] = field(default_factory=list)
 
     def verbs(self) -> Verbs:
@@ -45,7 +47,16 @@ class Asked:
         async def hosts(group: str) -> dict[str, Any]:
             return {"leader": f"the leader of {group}", "hosts": []}
 
-        return Verbs(lambda: self.story.state, self.arrive, self.told.append, signal, reload, lambda: 41, hosts)
+        async def compare(path: str) -> Changes | Refusal:
+            return self.refusal or Changes(("health.listen",), ("log.level",), ("new",), ("trainer",))
+
+        async def look(group: str, workers: list[Worker], reason: str) -> tuple[str, str]:
+            self.looked_at.append((group, workers, reason))
+            return ("/logs/evidence_0.txt", "") if self.refusal is None else ("", self.refusal.why)
+
+        return Verbs(
+            lambda: self.story.state, self.arrive, self.told.append, signal, reload, lambda: 41, hosts, compare, look
+        )
 
     def arrive(self, arrival: Arrival) -> None:
         self.arrived.append(arrival)
@@ -164,3 +175,47 @@ async def test_the_hosts_of_a_group_are_asked_for_only_if_there_is_such_a_group(
     assert await asked.verbs().hosts_of("trainer") == Reply(200, {"leader": "the leader of trainer", "hosts": []})
     reply = await asked.verbs().hosts_of("traner")
     assert asked.refused(reply) == (404, "there is no group traner; there are: trainer")
+
+
+async def test_a_plan_says_of_each_group_what_a_reload_would_do_and_why_it_would_be_refused() -> None:
+    asked = Asked(running(job("trainer"), job("cache")))
+    reply = await asked.verbs().plan("/etc/rankd.toml", ROOT)
+    assert reply.body == {
+        "groups": {
+            "trainer": {"what": "remove", "keys": []},
+            "cache": {"what": "unchanged", "keys": []},
+            "new": {"what": "add", "keys": []},
+        },
+        "applied": ["log.level"],
+        "refused": "only a restart of rankd can change health.listen",
+    }
+    assert asked.refused(await asked.verbs().plan("rankd.toml", ROOT)) == (400, "the path of a file is absolute")
+    asked.refusal = Refusal("rankd.toml:3: wrong", ("rankd.toml:3: wrong",))
+    reply = await asked.verbs().plan("/etc/rankd.toml", ROOT)
+    assert asked.refused(reply) == (422, "no plan: rankd.toml:3: wrong")
+    assert reply.body["mistakes"] == ["rankd.toml:3: wrong"]
+
+
+async def test_who_may_only_ask_has_no_file_read_that_is_not_his() -> None:
+    asked = Asked(running(job()))
+    reply = await asked.verbs().plan("/etc/shadow", Asker(4711, "guest"))
+    assert asked.refused(reply) == (403, "guest may not have this daemon read files")
+
+
+async def test_a_dump_looks_at_those_that_run() -> None:
+    asked = Asked(running(job(workers=2)))
+    assert await asked.verbs().dump("job", "1", ROOT) == Reply(200, {"path": "/logs/evidence_0.txt"})
+    ((group, (first,), reason),) = asked.looked_at
+    assert (group, first.rank, reason) == ("job", 1, "is looked at: asked by root with `rankd dump`")
+    assert [event.name for event in asked.told] == ["control.command"]
+    asked.told.clear()
+    assert asked.refused(await asked.verbs().dump("job", "7", ROOT)) == (409, "rank 7 of group job does not run")
+    assert asked.refused(await asked.verbs().dump("jab", "", ROOT)) == (404, "there is no group jab; there are: job")
+    asked.refusal = Refusal("it is looked at already")
+    reply = await asked.verbs().dump("job", "", ROOT)
+    assert (reply.status, reply.body["error"]) == (503, "group job: it is looked at already")
+
+
+async def test_of_a_group_that_does_not_run_there_is_nothing_to_see() -> None:
+    asked = Asked(running(job()).ends(1.0, 0))
+    assert asked.refused(await asked.verbs().dump("job", "", ROOT)) == (409, "no worker of group job runs")

@@ -416,3 +416,42 @@ def test_on_a_terminal_the_watched_table_is_drawn_over_itself_and_fits(rankd: St
         assert lines[-1] == "... 51 more lines"
     assert b"\x1b[32mrunning" in drawn
     assert daemon.stop() == 0
+
+
+def test_a_plan_says_what_a_reload_would_do_and_does_nothing(rankd: Start, tmp_path: Path) -> None:
+    daemon = ready(rankd(group("a", SLEEP) + group("b", SLEEP)), "a", "b")
+    text = (daemon.directory / "rankd.toml").read_text()
+    other = tmp_path / "other.toml"
+    other.write_text(text.replace("[groups.b]", "[groups.c]") + table("groups.a.restart", max_restarts=9))
+    code, out, err = ask(daemon, "plan", str(other))
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "GROUP  WHAT        BECAUSE OF",
+        "a      apply live  restart.max_restarts",
+        "b      remove",
+        "c      add",
+    ]
+    other.write_text(text + table("groups.a.env", X="1") + table("log", level="debug"))
+    told = json.loads(ask(daemon, "plan", str(other), "--json")[1])
+    assert told["groups"]["a"] == {"what": "restart", "keys": ["env"]}
+    other.write_text(text + "[groups.a.restrat]\n")
+    code, out, err = ask(daemon, "plan", str(other))
+    assert (code, out) == (78, "")
+    assert f"{other}:" in err
+    assert "did you mean" in err
+    assert not daemon.all("daemon.reloaded")
+    assert not daemon.all("worker.exited")
+
+
+def test_a_dump_shows_what_every_worker_does_and_harms_none(rankd: Start) -> None:
+    script = "import time; print('up', flush=True); time.sleep(1000)"
+    daemon = ready(rankd(group("job", python(script), workers=2)), "job")
+    code, out, err = ask(daemon, "dump", "job:1")
+    assert (code, err) == (0, "")
+    assert "rank 1 is looked at: asked by root with `rankd dump`" in out
+    assert "rank 0" in out
+    assert Path(out.splitlines()[-1]).read_text() in out
+    assert daemon.wait_for("worker.dumped")["rank"] == 1
+    assert Path(json.loads(ask(daemon, "dump", "job", "--json")[1])["path"]).exists()
+    assert not daemon.all("worker.exited")
+    assert ask(daemon, "dump", "job:5")[0] == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from supervisor.__main__ import Parser
+from supervisor.cli.words import Parser
 from supervisor.launch import flags
 from supervisor.launch.places import Places
 from supervisor.launch.plan import Launch, launch_of
