@@ -35,7 +35,7 @@ async def run(what: WorkerSpec, logs: LogsSpecs | None = None, **otherwise: Any)
 
 async def until(found: Callable[[], bool]) -> None:
     """Workers tell of themselves by files, which nobody can wait for."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         while not found():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -218,7 +218,7 @@ async def test_a_second_cancellation_does_not_wait_for_what_ignores_sigterm(tmp_
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             await task
     for pid in pids:
         with pytest.raises(ProcessLookupError):

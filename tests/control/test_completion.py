@@ -28,7 +28,7 @@ def offered(*words: str, cwd: Path | None = None) -> list[str]:
     """What bash offers for the last of these words."""
     argv = ["bash", "-c", OFFER, "bash", *words]
     done = subprocess.run(
-        argv, input=bash(VERBS_OF, zsh=False), capture_output=True, text=True, check=True, timeout=20, cwd=cwd
+        argv, input=bash(VERBS_OF, zsh=False), capture_output=True, text=True, check=True, timeout=45, cwd=cwd
     )
     assert done.stderr == ""
     return done.stdout.split()
@@ -63,7 +63,7 @@ def test_other_shells_can_read_theirs(shell: str, tmp_path: Path) -> None:
         return
     script = tmp_path / "script"
     script.write_text(fish(VERBS_OF) if shell == "fish" else bash(VERBS_OF, zsh=True))
-    subprocess.run([shell, "-n", script], check=True, timeout=20)
+    subprocess.run([shell, "-n", script], check=True, timeout=45)
 
 
 def test_without_a_daemon_there_are_no_names_and_no_words() -> None:
@@ -74,7 +74,7 @@ def test_without_a_daemon_there_are_no_names_and_no_words() -> None:
         "XDG_RUNTIME_DIR": "/nonexistent",
     }
     argv = [sys.executable, "-m", "supervisor", "completion"]
-    done = subprocess.run([*argv, "groups"], env=env, capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run([*argv, "groups"], env=env, capture_output=True, text=True, check=True, timeout=45)
     assert done.stderr == ""
-    script = subprocess.run([*argv, "bash"], env=env, capture_output=True, text=True, check=True, timeout=20).stdout
+    script = subprocess.run([*argv, "bash"], env=env, capture_output=True, text=True, check=True, timeout=45).stdout
     assert "complete -o filenames -F _rankd rankd" in script

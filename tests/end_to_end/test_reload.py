@@ -161,7 +161,7 @@ def test_systemd_is_told_that_a_reload_begins_and_that_it_is_over(rankd: Start, 
     """Whether it went well or not; and in the status line, for as long as the file is wrong, where."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
         ear.bind(str(tmp_path / "notify"))
-        ear.settimeout(20)
+        ear.settimeout(45)
 
         def heard_until(wanted: str) -> str:
             heard = ear.recv(65536).decode()

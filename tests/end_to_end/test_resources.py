@@ -103,7 +103,7 @@ def test_check_says_the_same(tmp_path: Path) -> None:
     path.write_text(group("job", SLEEP, resources=TOO_MUCH))
     command = [*POWERLESS, sys.executable, "-m", "supervisor", "check", str(path)]
     done = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=20, check=False
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=45, check=False
     )
     assert done.returncode == 78
     assert f"{path}:4: groups.job.resources.nice: -5 is below rankd's own (" in done.stderr

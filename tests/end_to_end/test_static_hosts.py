@@ -61,7 +61,7 @@ def test_launch_takes_torchruns_words_for_it(tmp_path: Path) -> None:
         launched(tmp_path, *words, "--node-rank=0", script) as first,
         launched(tmp_path, *words, "--node-rank=1", script) as second,
     ):
-        said = [one.communicate(timeout=20)[0] for one in (first, second)]
+        said = [one.communicate(timeout=45)[0] for one in (first, second)]
         assert (first.returncode, second.returncode) == (0, 0)
     for number, line in enumerate(said):
         assert line.split() == [

@@ -23,7 +23,7 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(
 def ear(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as plug:
         plug.bind(str(tmp_path / "notify") if request.param == "path" else f"\0rankd-test-{os.getpid()}")
-        plug.settimeout(20)
+        plug.settimeout(45)
         yield plug
 
 

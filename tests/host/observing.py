@@ -21,6 +21,6 @@ def link(fd: str) -> str:
 
 async def until(condition: Callable[[], object]) -> None:
     """The loop turns, and nothing else happens, until it is so."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         while not condition():  # noqa: ASYNC110 -- what is waited for is told to nobody
             await asyncio.sleep(0)

@@ -297,7 +297,7 @@ def test_a_guardian_whose_ward_has_died_before_it_came_up_does_its_work(
     os.close(ours)
     words = [under_test._ROOT, "guardian", "of", *map(str, ward), str(tmp_path), ""]
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", under_test._PROGRAM, *words], stdin=theirs, timeout=20, check=True,
+        [sys.executable, "-I", "-S", "-c", under_test._PROGRAM, *words], stdin=theirs, timeout=45, check=True,
         capture_output=True,
     )  # fmt: skip
     os.close(theirs)

@@ -29,7 +29,7 @@ WHO = Who("trainer", 5, 1, 2)
 def journald(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as plug:
         plug.bind(str(tmp_path / "journal"))
-        plug.settimeout(20)
+        plug.settimeout(45)
         yield plug
 
 

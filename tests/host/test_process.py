@@ -110,7 +110,7 @@ class Host:
         return [item for item in self.story if isinstance(item, kind) and worker in {None, item.worker}]
 
     async def until(self, kind: type[Some], worker: Worker | None = None, count: int = 1) -> Some:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             while len(found := self.of(kind, worker)) < count:
                 self._news.clear()
                 await self._news.wait()
@@ -152,7 +152,7 @@ def pids_in(path: Path, count: int) -> Callable[[], list[int]]:
 
 async def eventually(what: Callable[[], list[int]]) -> list[int]:
     """For what happens in processes that tell us nothing: asked for again each turn of the loop."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         while not (answer := what()):
             await asyncio.sleep(0)
     return answer

@@ -106,7 +106,7 @@ class Wire:
 
 
 async def news(watch: AsyncIterator[Changes]) -> Changes:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         return await anext(watch)
 
 

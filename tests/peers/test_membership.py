@@ -104,7 +104,7 @@ class Job:
     def __getitem__(self, name: str) -> SimulatedHost:
         return self.hosts[name]
 
-    async def until(self, true: Callable[[], bool], within: float = 20.0) -> float:
+    async def until(self, true: Callable[[], bool], within: float = 45.0) -> float:
         """Seconds until it was true; fails when it is not in time, or when a host has gone wrong."""
         began = time.monotonic()
         async with asyncio.timeout(within):
@@ -115,12 +115,12 @@ class Job:
 
     async def stored(self, key: str, true: Callable[[bytes], bool] = lambda _: True) -> None:
         """Wait until the store has such a value under the key."""
-        async with asyncio.timeout(20), aclosing(self.store.watch(key, 0)) as watch:
+        async with asyncio.timeout(45), aclosing(self.store.watch(key, 0)) as watch:
             async for changes in watch:
                 if any(entry.key == key and true(entry.value) for entry in changes.written):
                     return
 
-    async def world_of(self, *names: str, within: float = 20.0) -> float:
+    async def world_of(self, *names: str, within: float = 45.0) -> float:
         """Wait until just these hosts are in one world, and look at it."""
 
         def together() -> bool:

@@ -39,7 +39,7 @@ def run(folder: Path, target: str, *args: object, **kwargs: object) -> subproces
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | files
     return subprocess.run(
         [sys.executable, "-u", call.__file__, f"job:{target}", json.dumps({"args": args, "kwargs": kwargs})],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=20, check=False,
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=45, check=False,
     )  # fmt: skip
 
 

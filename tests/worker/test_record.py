@@ -37,7 +37,7 @@ def leave(code: object) -> None:
 def python(script: str, **env: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
     return subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=20, check=False
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=45, check=False
     )
 
 
