@@ -8,7 +8,7 @@ VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 # Tests at a time: most of their time they wait for real processes.
-JOBS ?= 3
+JOBS ?= 4
 # The quickstart's logs and sockets stay in the checkout.
 SCRATCH := $(CURDIR)/.rankd
 
