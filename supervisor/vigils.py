@@ -283,10 +283,12 @@ class Vigils:
         if group in self._looked_for:
             return "", "it is looked at already"
         self._looked_for[group] = []
-        path, why = await self._take_evidence(group, firsts[0], reason)
+        # A name of its own: files of evidence are counted, and those of a worker that hangs must not find none left.
+        name = f"dump_{clock.rfc3339(clock.now()).replace(':', '')}"
+        path, why = await self._take_evidence(group, firsts[0], reason, name)
         return (path, why) if path else ("", "its workers have ended meanwhile")
 
-    async def _take_evidence(self, group: str, worker: Worker, reason: str) -> tuple[str, str]:
+    async def _take_evidence(self, group: str, worker: Worker, reason: str, name: str = "") -> tuple[str, str]:
         """Its path, and why it is not there.
 
         The worker may be ended as soon as it has been looked at: it does not wait for the disk to have all of it.
@@ -295,7 +297,7 @@ class Vigils:
             self._answer(group, "")
             return "", ""
         plan, who = self._plans[group], self._who(group, worker)
-        path = f"{attempts_dir(self._plan, plan)}/attempt_{who.attempt}/evidence_{who.local_rank}.txt"
+        path = f"{attempts_dir(self._plan, plan)}/attempt_{who.attempt}/{name or f'evidence_{who.local_rank}'}.txt"
         with anyio.CancelScope(shield=True):  # it is soon done, at the latest when the last of the group has ended
             text = await self._seen(group, worker, f"rank {who.rank} {reason}")
             path, why = await self._keep(group, plan.disk, path, text)

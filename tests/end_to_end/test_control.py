@@ -452,6 +452,9 @@ def test_a_dump_shows_what_every_worker_does_and_harms_none(rankd: Start) -> Non
     assert "rank 0" in out
     assert Path(out.splitlines()[-1]).read_text() in out
     assert daemon.wait_for("worker.dumped")["rank"] == 1
-    assert Path(json.loads(ask(daemon, "dump", "job", "--json")[1])["path"]).exists()
+    others = {Path(json.loads(ask(daemon, "dump", "job", "--json")[1])["path"]) for _ in range(2)}
+    assert len(others) == 2
+    assert all(path.exists() for path in others)
+    assert not list(Path(out.splitlines()[-1]).parent.glob("evidence*")), "that is kept for who hangs"
     assert not daemon.all("worker.exited")
     assert ask(daemon, "dump", "job:5")[0] == 1
