@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from supervisor.core.rendezvous import Round, Rules, Table
+from supervisor.core.rendezvous import Round, Rules, Table, is_ready
 
 Standing = Literal["runs", "succeeded", "stopping", "waits", "gone"]
 
@@ -25,19 +25,17 @@ class Attendant:
 def attendance(table: Table) -> list[Attendant]:
     """Those with a seat in the order of their ranks, then the others in the order in which they would get one."""
     round = table.round
-    number, is_open = (round.number, round.phase == "open") if round is not None else (0, True)
     seated: list[Attendant] = []
     waiting: list[tuple[int, Attendant]] = []
     for name, host in table.hosts.items():
-        seat = table.seats.get(name)
-        counts = seat is not None and seat.life == host.life and not (is_open and seat.round == number)
-        if seat is not None and counts and host.free_from <= seat.round:
-            standing: Standing = "succeeded" if seat.succeeded else "runs" if seat.round == number else "stopping"
-            seated.append(Attendant(name, standing, host.addr, host.workers, seat.group_rank, seat.base_rank))
-        else:
+        if round is None or is_ready(table, name, round):
             waiting.append((host.arrived, Attendant(name, "waits", host.addr, host.workers)))
+            continue
+        seat = table.seats[name]
+        standing: Standing = "succeeded" if seat.succeeded else "runs" if seat.round == round.number else "stopping"
+        seated.append(Attendant(name, standing, host.addr, host.workers, seat.group_rank, seat.base_rank))
     for name, seat in table.seats.items():
-        if seat.round == number and not is_open and name not in table.hosts:
+        if round is not None and seat.round == round.number and round.phase != "open" and name not in table.hosts:
             standing = "succeeded" if seat.succeeded else "gone"
             seated.append(Attendant(name, standing, group_rank=seat.group_rank, base_rank=seat.base_rank))
     seated.sort(key=lambda one: (one.group_rank or 0, one.name))

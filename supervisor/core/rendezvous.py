@@ -203,7 +203,7 @@ def _look_after(round: Round, table: Table, rules: Rules) -> Turn | Wait:
             return Turn(opened(round, f"host {seat.host} asks for another round", "asked", seat.host))
     if len(running) == len(seats) < rules.max_hosts:
         here = {seat.host for seat in seats}
-        arrived = sorted(name for name in table.hosts if name not in here and _is_ready(table, name, round))
+        arrived = sorted(name for name in table.hosts if name not in here and is_ready(table, name, round))
         if arrived:
             return Turn(opened(round, f"host {arrived[0]} has arrived", "arrived", arrived[0]))
     return Wait()
@@ -237,7 +237,7 @@ def _doubt(
     """Close the round with its verdict, once all of the last round have been heard of, or would have been."""
     since = call.enough_at if call.number == round.number and call.enough_at is not None else now
     over_at = since + rules.lease_for + 1.0
-    heard_of = all(_is_ready(table, name, round) for name in _members(table, round))
+    heard_of = all(is_ready(table, name, round) for name in _members(table, round))
     if heard_of or now >= over_at:
         return Call(), Turn(closed(round, verdict))
     return Call(round.number, since), Wait(over_at)
@@ -251,7 +251,7 @@ def _gather(round: Round, table: Table, rules: Rules, call: Call, now: float) ->
     workers have had their time to stop: without a host that is slow at it, the round would be over as soon as that host
     is free, and so would the next, for ever.
     """
-    ready = {name for name in table.hosts if _is_ready(table, name, round)}
+    ready = {name for name in table.hosts if is_ready(table, name, round)}
     members = _members(table, round)
     if len(ready) < rules.min_hosts:
         return Call(round.number), Wait()
@@ -295,7 +295,7 @@ def _seated(table: Table, name: str) -> bool:
     return seat is not None and host is not None and seat.life == host.life
 
 
-def _is_ready(table: Table, name: str, round: Round) -> bool:
+def is_ready(table: Table, name: str, round: Round) -> bool:
     """Whether the host runs no workers, as far as anybody can know: it has had no seat, or has left its round."""
     seat = table.seats.get(name)
     if seat is None or not _seated(table, name):

@@ -65,7 +65,7 @@ def without_conditions(patch: pytest.MonkeyPatch) -> None:
 
 
 def seated_before_it_is_free(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(rendezvous, "_is_ready", lambda *_: True)
+    patch.setattr(rendezvous, "is_ready", lambda *_: True)
 
 
 def failures_for_nothing(patch: pytest.MonkeyPatch) -> None:
