@@ -26,7 +26,6 @@ from supervisor.core.events import Event, Who, signal_name
 from supervisor.core.groups import Begun, EndRequested, Groups, ReloadRequested
 from supervisor.core.health import Only, Snapshot
 from supervisor.core.messages import ErrorReport, Input, ToPeers, Worker, WorkerExited, WorkerNotStarted, WorkerStarted
-from supervisor.core.reload import Changes, compare
 from supervisor.errors import BUG, AddressUnavailable, RankdError
 from supervisor.host import error_file, signals, systemd
 from supervisor.host.apart import Apart
@@ -428,7 +427,7 @@ class Daemon:
             self._reload_now,
             lambda: ring.last,
             self._worlds.hosts_of,
-            self._compare,
+            lambda path: reread(path, self._plan),
             self._vigils.dump,
         )
         listener = (await self._load(_load_control))(
@@ -544,11 +543,6 @@ class Daemon:
             self._vigils.go_by(group.newest_plan)
         self._tell_what_is_unlimited(changed)
         return None
-
-    async def _compare(self, path: str) -> Changes | Refused:
-        """What going by that file would change."""
-        plan = await reread(path, self._plan)
-        return plan if isinstance(plan, Refused) else compare(self._runtime.state.plan, plan)
 
     def _last_words(self) -> int:
         state, bug = self._runtime.state, self._runtime.bug

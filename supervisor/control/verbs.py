@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from supervisor import clock
 from supervisor.core import events
 from supervisor.core.events import Event, signal_name
-from supervisor.core.groups import Arrival, DrainRequested, Groups, Of, UndrainRequested, missing_for
+from supervisor.core.groups import Arrival, DrainRequested, Groups, Of, UndrainRequested, missing_for, why_not_reload
 from supervisor.core.messages import RunRequested, StopRequested, Worker
-from supervisor.core.reload import Changes
+from supervisor.core.reload import compare
 from supervisor.core.state import Group, Phase
-from supervisor.plan import Reach
+from supervisor.plan import DaemonPlan, Reach
 
 OF_A_GROUP = ("start", "stop", "restart", "signal")
 OF_THE_DAEMON = ("drain", "undrain", "reload")
@@ -55,7 +55,7 @@ class Unreloaded(Protocol):
 class Verbs:
     """``seq`` is the number of the last record told; ``signal`` reaches workers that run.
 
-    ``compare`` says what a reload with a file would change. ``look`` takes evidence of a group, these workers first:
+    ``read`` says what a configuration file has. ``look`` takes evidence of a group, these workers first:
     its path, or why there is none. ``hosts`` of a group are ``leader``, and under ``hosts`` how each stands, or under
     ``error`` why nobody knows.
     """
@@ -67,7 +67,7 @@ class Verbs:
     reload: Callable[[], Awaitable[Unreloaded | None]]
     seq: Callable[[], int]
     hosts: Callable[[str], Awaitable[Mapping[str, Any]]]
-    compare: Callable[[str], Awaitable[Changes | Unreloaded]]
+    read: Callable[[str], Awaitable[DaemonPlan | Unreloaded]]
     look: Callable[[str, list[Worker], str], Awaitable[tuple[str, str]]]
 
     async def plan(self, path: str, asker: Asker) -> Reply:
@@ -76,19 +76,17 @@ class Verbs:
             return _no(403, f"{asker.name} may not have this daemon read files")
         if not os.path.isabs(path):
             return _no(400, "the path of a file is absolute")
-        changes = await self.compare(path)
-        if not isinstance(changes, Changes):
-            return _unread(changes, "no plan")
+        plan = await self.read(path)
+        if not isinstance(plan, DaemonPlan):
+            return _unread(plan, "no plan")
         state = self.state()
-        groups: dict[str, dict[str, Any]] = {}
+        changes = compare(state.plan, plan)
+        groups = {}
         for name in (*state.plan.groups, *changes.added):
-            change = changes.changed.get(name)
-            what = "add" if name in changes.added else "remove" if name in changes.removed else "unchanged"
-            if change is not None:
-                what = "restart" if change.restart else "apply live"
-            groups[name] = {"what": what, "keys": list((change.restart or change.keys) if change else ())}
-        fixed = f"only a restart of rankd can change {', '.join(changes.fixed)}" if changes.fixed else ""
-        return Reply(200, {"groups": groups, "applied": list(changes.applied), "refused": fixed})
+            what, keys = changes.of(name)
+            groups[name] = {"what": what, "keys": list(keys)}
+        refused = why_not_reload(state, plan)
+        return Reply(200, {"groups": groups, "applied": list(changes.applied), "refused": refused})
 
     async def dump(self, name: str, rank: str, asker: Asker) -> Reply:
         """See what a group's workers do, as before one that hangs is ended, and say where that is written."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import Any, Literal
 
 from supervisor.plan import DaemonPlan, GroupPlan
 
@@ -45,6 +45,9 @@ _TABLES = {
 """Keys that the plan calls by another name than the file."""
 
 
+Fate = Literal["unchanged", "apply live", "restart", "add", "remove"]
+
+
 @dataclass(frozen=True, slots=True)
 class GroupChange:
     """``keys`` of a group's table, dotted; ``restart``: those of them that hold only for workers started anew."""
@@ -65,6 +68,15 @@ class Changes:
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     changed: Mapping[str, GroupChange] = field(default_factory=dict)
+
+    def of(self, name: str) -> tuple[Fate, tuple[str, ...]]:
+        """What becomes of that group of either configuration, and for which keys."""
+        if name in self.added or name in self.removed:
+            return "add" if name in self.added else "remove", ()
+        change = self.changed.get(name)
+        if change is None:
+            return "unchanged", ()
+        return ("restart", change.restart) if change.restart else ("apply live", change.keys)
 
     @property
     def restarted(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -12,8 +12,7 @@ from supervisor.control.verbs import Asker, Reply, Verbs
 from supervisor.core.events import Event
 from supervisor.core.groups import Arrival, DrainRequested, UndrainRequested
 from supervisor.core.messages import Worker
-from supervisor.core.reload import Changes
-from supervisor.plan import Reach
+from supervisor.plan import DaemonPlan, Reach
 from tests.stories.story import Story, asked_to_stop, due, end, exited, gone, job, killed, read_anew, running
 
 ROOT = Asker(0, "root")
@@ -34,6 +33,7 @@ class Asked:
     refusal: Refusal | None = None
     told: list[Event] = field(default_factory=list)
     arrived: list[Arrival] = field(default_factory=list)
+    in_file: DaemonPlan | None = None
     looked_at: list[tuple[str, list[Worker], str]] = field(default_factory=list)
     signalled: list[tuple[str, list[Worker], int, Reach]] = field(default_factory=list)
 
@@ -47,15 +47,15 @@ class Asked:
         async def hosts(group: str) -> dict[str, Any]:
             return {"leader": f"the leader of {group}", "hosts": []}
 
-        async def compare(path: str) -> Changes | Refusal:
-            return self.refusal or Changes(("health.listen",), ("log.level",), ("new",), ("trainer",))
+        async def read(path: str) -> DaemonPlan | Refusal:
+            return self.refusal or self.in_file or self.story.state.plan
 
         async def look(group: str, workers: list[Worker], reason: str) -> tuple[str, str]:
             self.looked_at.append((group, workers, reason))
             return ("/logs/evidence_0.txt", "") if self.refusal is None else ("", self.refusal.why)
 
         return Verbs(
-            lambda: self.story.state, self.arrive, self.told.append, signal, reload, lambda: 41, hosts, compare, look
+            lambda: self.story.state, self.arrive, self.told.append, signal, reload, lambda: 41, hosts, read, look
         )
 
     def arrive(self, arrival: Arrival) -> None:
@@ -178,16 +178,25 @@ async def test_the_hosts_of_a_group_are_asked_for_only_if_there_is_such_a_group(
 
 
 async def test_a_plan_says_of_each_group_what_a_reload_would_do_and_why_it_would_be_refused() -> None:
-    asked = Asked(running(job("trainer"), job("cache")))
+    asked = Asked(running(job("trainer"), job("cache"), job("server")))
+    plan = asked.story.state.plan
+    server = replace(plan.groups["server"], command=("other",), ready_after=9.0)
+    asked.in_file = replace(
+        plan,
+        node_id="other",
+        log_level="debug",
+        groups={"cache": plan.groups["cache"], "server": server, "new": replace(server, name="new")},
+    )
     reply = await asked.verbs().plan("/etc/rankd.toml", ROOT)
     assert reply.body == {
         "groups": {
             "trainer": {"what": "remove", "keys": []},
             "cache": {"what": "unchanged", "keys": []},
+            "server": {"what": "restart", "keys": ["command"]},
             "new": {"what": "add", "keys": []},
         },
         "applied": ["log.level"],
-        "refused": "only a restart of rankd can change health.listen",
+        "refused": "only a restart of rankd can change daemon.node_id",
     }
     assert asked.refused(await asked.verbs().plan("rankd.toml", ROOT)) == (400, "the path of a file is absolute")
     asked.refusal = Refusal("rankd.toml:3: wrong", ("rankd.toml:3: wrong",))

@@ -42,6 +42,19 @@ def test_groups_are_added_and_removed_in_the_order_of_their_files() -> None:
     assert compare(old, new) == Changes(added=("z", "x"), removed=("b", "c"))
 
 
+def test_a_group_of_either_configuration_has_one_fate() -> None:
+    changes = Changes(
+        added=("new",),
+        removed=("old",),
+        changed={"live": GroupChange(("required",), ()), "anew": GroupChange(("required", "env"), ("env",))},
+    )
+    assert changes.of("new") == ("add", ())
+    assert changes.of("old") == ("remove", ())
+    assert changes.of("live") == ("apply live", ("required",))
+    assert changes.of("anew") == ("restart", ("env",))
+    assert changes.of("same") == ("unchanged", ())
+
+
 @pytest.mark.parametrize(
     ("keys", "named"),
     [
