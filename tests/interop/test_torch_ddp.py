@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
@@ -12,17 +11,10 @@ import pytest
 
 from tests.end_to_end.configs import group, ladder, table
 from tests.end_to_end.conftest import Start
+from tests.interop.needed import needs_torch
 from tests.ports import free_port
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        importlib.util.find_spec("torch") is None,
-        reason="torch is missing; install it with: .venv/bin/python -m pip install torch==2.13.0",
-    ),
-]
+pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.timeout(300), needs_torch]
 
 JOB = Path(__file__).parent / "ddp_job.py"
 STEPS, DIES_AT, SAVED_AT = 40, 23, 20

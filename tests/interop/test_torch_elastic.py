@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import signal
 import sys
@@ -13,18 +12,10 @@ import pytest
 from tests.end_to_end.conftest import Start
 from tests.end_to_end.hosts import Hosts, answers, formed
 from tests.end_to_end.rankd import Rankd, until
+from tests.interop.needed import needs_torch
 from tests.peers.etcd import Etcd, needs_etcd
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    needs_etcd,
-    pytest.mark.skipif(
-        importlib.util.find_spec("torch") is None,
-        reason="torch is missing; install it with: .venv/bin/python -m pip install torch==2.13.0",
-    ),
-]
+pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.timeout(300), needs_etcd, needs_torch]
 
 JOB = Path(__file__).parent / "elastic_job.py"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -16,16 +15,9 @@ from supervisor.host import error_file
 from tests.end_to_end.configs import group, ladder, table
 from tests.end_to_end.conftest import Start
 from tests.end_to_end.rankd import ROOT
+from tests.interop.needed import needs_torch
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.slow,
-    pytest.mark.timeout(200),
-    pytest.mark.skipif(
-        importlib.util.find_spec("torch") is None,
-        reason="torch is missing; install it with: .venv/bin/python -m pip install torch==2.13.0",
-    ),
-]
+pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.timeout(200), needs_torch]
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 BOOM = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +10,9 @@ import pytest
 
 from supervisor.core.timers import TimerRequest, Timers
 from supervisor.host.timer_pipe import TimerPipe
+from tests.interop.needed import needs_torch
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        importlib.util.find_spec("torch") is None,
-        reason="torch is missing; install it with: .venv/bin/python -m pip install torch==2.13.0",
-    ),
-]
+pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.timeout(300), needs_torch]
 
 CLIENT = """
 import sys, torch.distributed.elastic.timer as timer

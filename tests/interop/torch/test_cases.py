@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -13,16 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.launching import environment, launch, tree
+from tests.interop.needed import needs_torch
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.slow,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        importlib.util.find_spec("torch") is None,
-        reason="torch is missing; install it with: .venv/bin/python -m pip install torch==2.13.0",
-    ),
-]
+pytestmark = [pytest.mark.interop, pytest.mark.slow, pytest.mark.timeout(300), needs_torch]
 
 PATIENCE = 120.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import subprocess
@@ -15,15 +14,9 @@ import pytest
 from supervisor.host.topology import bind_workers
 from supervisor.plan import Binding
 from tests.end_to_end.launching import environment
+from tests.interop.needed import needs_torch
 
-pytestmark = [
-    pytest.mark.interop,
-    pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        importlib.util.find_spec("torch") is None,
-        reason="torch is missing; install it with: .venv/bin/python -m pip install torch==2.13.0",
-    ),
-]
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(300), needs_torch]
 
 MACHINES = 60
 
