@@ -690,7 +690,7 @@ class Daemon:
 
     def _look(self, *, workers: bool | Only = True) -> Snapshot:
         snapshot = self._runtime.snapshot(workers=workers)
-        return self._vigils.with_words(snapshot) if workers is True else snapshot
+        return self._worlds.with_rendezvous(self._vigils.with_words(snapshot)) if workers is True else snapshot
 
     def _status_line(self) -> str:
         line = health.one_line(self._runtime.snapshot(workers=False))

@@ -20,6 +20,7 @@ from supervisor import clock
 from supervisor.core import peer_events
 from supervisor.core.attendance import attendance
 from supervisor.core.events import Event
+from supervisor.core.health import RendezvousView
 from supervisor.core.messages import (
     Input,
     JobEnded,
@@ -51,7 +52,7 @@ from supervisor.peers.membership import (
     WorldCame,
     WorldEnded,
 )
-from supervisor.peers.records import Keys
+from supervisor.peers.records import Keys, read_leader
 from supervisor.peers.store import Store, StoreAway, StoreRefused
 from supervisor.plan import DaemonPlan, GroupPlan, StorePlan
 
@@ -109,7 +110,7 @@ class Rounds:
                 assert_never(word)
 
     async def hosts_of(self, group: str) -> dict[str, Any]:
-        """``leader``, and under ``hosts`` how each host of the group's job stands (``Attendant``), read now.
+        """``leader``, and under ``hosts`` how each host of the group's job stands (``HostView``), read now.
 
         With ``error`` where the store does not say so in a time that people wait.
         """
@@ -121,12 +122,18 @@ class Rounds:
             with anyio.fail_after(READ_WITHIN):
                 found = await self._store.range(keys.all)
             entries = {entry.key: entry for entry in found.entries}
-            hosts = attendance(table_of(entries, keys, lambda _key, _why: None))  # its leader tells what is unreadable
+            table = table_of(entries, keys, lambda _key, _why: None)  # its leader tells what is unreadable
+            hosts = attendance(table, part.rules)
         except (TimeoutError, StoreAway, StoreRefused) as why:
             return {"leader": "", "hosts": [], "error": str(why) or f"no answer within {READ_WITHIN:g} s"}
         leader = entries.get(keys.leader)
-        name = leader.value.decode(errors="replace") if leader is not None else ""
+        name = read_leader(leader.value) if leader is not None else ""
         return {"leader": name, "hosts": [asdict(one) for one in hosts]}
+
+    def rendezvous_of(self, group: str) -> RendezvousView | None:
+        """How this host stands in the group's job, of what it knows; None: it has no part in any, or not yet."""
+        part = self._parts.get(group)
+        return part.rendezvous if part is not None else None
 
     async def close(self, within: float | None) -> None:
         """Return when all parts have ended, or after as many seconds; None: as their groups' ``close_timeout`` says."""
@@ -173,6 +180,15 @@ class Part:
         place = daemon.store
         assert place is not None, "see Rounds"
         self.keys = Keys.of(place.prefix, daemon.run_id, plan.name)
+        self.rules = Rules(
+            plan.rendezvous.min_hosts,
+            plan.rendezvous.hosts,
+            join_for=plan.rendezvous.join_timeout,
+            last_call_for=plan.rendezvous.last_call_timeout,
+            lease_for=plan.rendezvous.lease_ttl,
+            stop_for=sum(rung.wait for rung in plan.stop.ladder),
+            max_restarts=0 if plan.restart.policy == "never" else plan.restart.max_restarts,
+        )
         self._daemon = daemon
         self._attempt = attempt
         self._post = post
@@ -187,6 +203,11 @@ class Part:
         """Whether a group with this plan may go on with this part."""
         same = (plan.rendezvous, plan.workers, plan.role) == (self.plan.rendezvous, self.plan.workers, self.plan.role)
         return same and not self._left and not self.over.is_set()
+
+    @property
+    def rendezvous(self) -> RendezvousView | None:
+        """None before it has begun, and when we have left."""
+        return None if self._member is None or self._left or self.over.is_set() else self._member.rendezvous
 
     def go_on(self, attempt: int) -> None:
         """The workers of the last world are gone."""
@@ -221,22 +242,13 @@ class Part:
             return
         self._claim = claim
         addr = place.addr or await anyio.to_thread.run_sync(address_towards, place.endpoints)
-        rules = self.plan.rendezvous
         host = Host(self._daemon.node_id, "", addr, claim.port, self.plan.workers, self.plan.role)
         self._member = Member(
             store,
             self.keys,
             host,
-            Rules(
-                rules.min_hosts,
-                rules.hosts,
-                join_for=rules.join_timeout,
-                last_call_for=rules.last_call_timeout,
-                lease_for=rules.lease_ttl,
-                stop_for=sum(rung.wait for rung in self.plan.stop.ladder),
-                max_restarts=0 if self.plan.restart.policy == "never" else self.plan.restart.max_restarts,
-            ),
-            lease_ttl=rules.lease_ttl,
+            self.rules,
+            lease_ttl=self.plan.rendezvous.lease_ttl,
             choose_port=self._choose_port,
             tell=self._hear,
             stop_when_lost=place.on_store_loss == "stop",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from supervisor.core.health import Snapshot
 from supervisor.core.messages import ToPeers
 from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
 from supervisor.plan import GroupPlan, World, fixed_world
@@ -43,6 +45,15 @@ class Worlds:
         """What other hosts are to know of the group."""
         if self._rounds is not None:
             self._rounds.tell(group, word)
+
+    def with_rendezvous(self, snapshot: Snapshot) -> Snapshot:
+        """With how this host stands among those that it shares groups with."""
+        if self._rounds is None:
+            return snapshot
+        groups = {
+            name: replace(view, rendezvous=self._rounds.rendezvous_of(name)) for name, view in snapshot.groups.items()
+        }
+        return replace(snapshot, groups=groups)
 
     async def hosts_of(self, group: str) -> Mapping[str, Any]:
         """Who leads the group's job, and how its hosts stand; see ``Rounds``. Nobody where it meets nobody."""

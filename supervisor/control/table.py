@@ -21,7 +21,15 @@ MOST = 8
 """Ranks of a group that are named one by one, unless the whole group is asked for."""
 
 _TROUBLED = ("unready", "uninterruptible", "unkillable", "failed", "backing_off")
-_COLOURS = {"running": YELLOW, "starting": YELLOW, "stopping": YELLOW, "backing off": RED, "failed": RED}
+_COLOURS = {
+    "running": YELLOW,
+    "starting": YELLOW,
+    "stopping": YELLOW,
+    "waiting": YELLOW,
+    "backing off": RED,
+    "failed": RED,
+    "gone": RED,
+}
 
 
 def table(
@@ -102,7 +110,7 @@ def _host_rows(peers: View, here: str) -> list[Sequence[str]]:
         ranks = "-" if first is None else f"{first}-{first + host['workers'] - 1}" if several else str(first)
         said = ["leads"] if host["name"] == peers["leader"] else []
         said += ["here"] if host["name"] == here else []
-        rows.append((host["name"], host["standing"], ranks, host["addr"] or "-", ", ".join(said)))
+        rows.append((host["name"], host["state"], ranks, host["addr"] or "-", ", ".join(said)))
     return rows
 
 
@@ -124,14 +132,21 @@ def what(view: View, later: float = 0.0) -> str:
         parts.append("not all workers are replaced")
     if not view["cut_off"] and (view["hosts"] > 1 or (view["shared"] and view["hosts"])):
         parts.append(f"round {view['round']}, {view['hosts']} host{'s' * (view['hosts'] > 1)}")
-    if view["hosts"] and (
-        waiting := [host["name"] for host in view.get("peers", {}).get("hosts", ()) if host["standing"] == "waits"]
-    ):
-        parts.append(f"{_some(waiting)} wait{'s' * (len(waiting) == 1)}")
+    parts += _other_hosts(view)
     well = view["ready"] or view["succeeded"]
     if view["why"] and not (well and view["phase"] in ("running", "finished")) and not _tells_failure(view):
         parts.append(view["why"])
     return "; ".join(parts)
+
+
+def _other_hosts(view: View) -> Iterator[str]:
+    """Those that are gone; and while the group runs, those that stand by. As one, and as many."""
+    told = [("gone", "is gone", "are gone")]
+    told += [("waiting", "waits", "wait"), ("spare", "is a spare", "are spares")] if view["hosts"] else []
+    hosts = view.get("peers", {}).get("hosts", ())
+    for state, one, many in told:
+        if names := [host["name"] for host in hosts if host["state"] == state]:
+            yield f"{_some(names)} {one if len(names) == 1 else many}"
 
 
 def _tells_failure(view: View) -> bool:

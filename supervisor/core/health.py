@@ -6,6 +6,7 @@ the gauges) is read from a ``Snapshot``, never from the machine itself.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -56,6 +57,56 @@ class RollView:
     halted: str = ""
 
 
+HostState = Literal["running", "succeeded", "stopping", "waiting", "spare", "gone"]
+"""``waiting``: for a round, or for a place in the one that runs; ``spare``: that has as many hosts as there may be."""
+
+
+LISTED = 1_000
+"""Hosts of a job that are told of one by one. All are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """A host of a job. ``group_rank`` and ``base_rank`` are those of its seat; None: it has none that counts."""
+
+    name: str
+    state: HostState
+    addr: str = ""
+    workers: int = 0
+    group_rank: int | None = None
+    base_rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RendezvousView:
+    """A group's rendezvous with other hosts, as this one knows it; its own ``state`` is since ``waiting_since``.
+
+    ``phase`` is that of ``round`` ("" and 0: there is none yet), ``waiting_since`` None while workers run. ``leader``
+    forms the rounds ("": nobody just now), and there alone it is known how all ``hosts`` stand; None elsewhere.
+    """
+
+    round: int
+    phase: str
+    state: HostState
+    min_hosts: int
+    max_hosts: int
+    leader: str = ""
+    waiting_since: float | None = None
+    hosts: tuple[HostView, ...] | None = None
+
+    @property
+    def states(self) -> Mapping[HostState, int] | None:
+        """How many hosts there are in each state."""
+        return None if self.hosts is None else Counter(host.state for host in self.hosts)
+
+    @property
+    def listed(self) -> tuple[HostView, ...] | None:
+        """As many hosts as people can read: of more, those first that do not do what they should."""
+        if self.hosts is None or len(self.hosts) <= LISTED:
+            return self.hosts
+        return tuple(sorted(self.hosts, key=lambda host: host.state in ("running", "succeeded"))[:LISTED])
+
+
 @dataclass(frozen=True, slots=True)
 class GroupView:
     """One group. ``next`` is what happens next, in words, and ``next_at`` when (both None: nothing is scheduled).
@@ -65,7 +116,8 @@ class GroupView:
     functions have returned (see ``core.returned``). ``learnt``: the limits of sections that are learnt, and why they
     are what they are (see ``core.learning``). ``failed``: for good. ``stopped_by``: the
     person who had it stopped. ``roll``: a rolling restart, under way or halted. ``hosts``: how many make its world;
-    ``cut_off``: why nothing is heard of the others. ``shared``: they meet in a store.
+    ``cut_off``: why nothing is heard of the others. ``shared``: they meet in a store,
+    and how is their ``rendezvous`` (None as well before they first ask for a world).
     """
 
     name: str
@@ -95,6 +147,7 @@ class GroupView:
     failed: bool = False
     stopped_by: str = ""
     roll: RollView | None = None
+    rendezvous: RendezvousView | None = None
 
 
 class Only(NamedTuple):

@@ -14,10 +14,14 @@ from supervisor.peers.records import Keys, Unreadable, pieces, read_host, read_r
 from supervisor.peers.store import Committed, Entry, Put, Store, StoreAway, StoreRefused, Unchanged
 
 
-async def lead(store: Store, keys: Keys, rules: Rules, leader: Entry, odd: Callable[[str, str], None]) -> None:
+async def lead(
+    store: Store, keys: Keys, rules: Rules, leader: Entry, odd: Callable[[str, str], None],
+    show: Callable[[Table], None],
+) -> None:  # fmt: skip
     """Lead for as long as ``leader``, our own entry, stands; then return.
 
-    ``odd`` is told of a key whose value is unreadable, and why: it counts as not there. Raises ``StoreRefused``.
+    ``odd`` is told of a key whose value is unreadable, and why: it counts as not there. ``show`` is given what is
+    decided on. Raises ``StoreRefused``.
     """
     call = Call()
     while True:
@@ -26,18 +30,21 @@ async def lead(store: Store, keys: Keys, rules: Rules, leader: Entry, odd: Calla
             tasks.start_soon(mirror.follow)
             while mirror.revision < leader.revision:
                 await mirror.changed()
-            call = await _lead_on(store, keys, rules, leader, mirror, call, odd)
+            call = await _lead_on(store, keys, rules, leader, mirror, call, odd, show)
             tasks.cancel_scope.cancel()
         if not _stands(mirror, keys, leader):
             return
 
 
 async def _lead_on(
-    store: Store, keys: Keys, rules: Rules, leader: Entry, mirror: Mirror, call: Call, odd: Callable[[str, str], None]
-) -> Call:
+    store: Store, keys: Keys, rules: Rules, leader: Entry, mirror: Mirror, call: Call,
+    odd: Callable[[str, str], None], show: Callable[[Table], None],
+) -> Call:  # fmt: skip
     """Until we lead no more, or until a write has gone otherwise than planned, so that all has to be read anew."""
     while _stands(mirror, keys, leader):
-        call, action = preside(table_of(mirror.entries, keys, odd), rules, call, clock.now())
+        table = table_of(mirror.entries, keys, odd)
+        show(table)
+        call, action = preside(table, rules, call, clock.now())
         if isinstance(action, Wait):
             await mirror.changed(action.until)
             continue

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import assert_never
 
 import anyio
 import anyio.abc
 
 from supervisor import clock
-from supervisor.core.attendance import waits_for
+from supervisor.core.attendance import attendance, waits_for, without_workers
+from supervisor.core.health import HostState, HostView, RendezvousView
 from supervisor.core.messages import Because
 from supervisor.core.rendezvous import (
     Failed,
@@ -25,6 +27,7 @@ from supervisor.core.rendezvous import (
     Seat,
     Start,
     Stop,
+    Table,
     Verdict,
     Wait,
     attend,
@@ -32,7 +35,7 @@ from supervisor.core.rendezvous import (
 )
 from supervisor.peers.leadership import lead
 from supervisor.peers.mirror import LOOK_AGAIN_AFTER, Mirror
-from supervisor.peers.records import Keys, Unreadable, read_round, read_seat, written
+from supervisor.peers.records import Keys, Unreadable, read_leader, read_round, read_seat, written
 from supervisor.peers.store import Committed, Entry, LeaseLost, Put, Store, StoreAway, StoreRefused, Unchanged
 from supervisor.plan import World
 
@@ -135,6 +138,9 @@ class Member:
         self._lapse: asyncio.TimerHandle | None = None
         self._odd: dict[str, str] = {}
         self._waiting = ""
+        self._attended: Round | None = None
+        self._led: tuple[int, Table] = (0, Table())  # since which revision we lead, and what we last decided on
+        self._hosts: tuple[HostView, ...] | None = None
         self._succeeded = False
         self._stopping = False
         self._leaving = False
@@ -155,6 +161,21 @@ class Member:
     def running(self) -> int:
         """The round whose workers run here or are being stopped; 0: none."""
         return self._me.running
+
+    @property
+    def rendezvous(self) -> RendezvousView:
+        """How we stand among the others, by what has been read anyway: the store is not asked."""
+        round, entry = self._attended, self._mirror.entries.get(self._keys.leader)
+        return RendezvousView(
+            round.number if round is not None else 0,
+            round.phase if round is not None else "",
+            self._state(round),
+            self._rules.min_hosts,
+            self._rules.max_hosts,
+            read_leader(entry.value) if entry is not None else "",
+            None if self._me.running else self._me.waiting_since,
+            self._all_hosts(entry.revision) if entry is not None else None,
+        )
 
     def workers_failed(self, why: str, exit_code: int, *, final: bool = False) -> None:
         """A worker has failed: the job is restarted or, with its budget used up, has failed. ``WorldEnded`` follows.
@@ -284,7 +305,8 @@ class Member:
                     has_stood = True
                 elif leader.lease == lease and leading != leader.revision:
                     leading = leader.revision
-                    tasks.start_soon(lead, self._store, self._keys, self._rules, leader, self._note_odd)
+                    show = partial(self._show, leader.revision)
+                    tasks.start_soon(lead, self._store, self._keys, self._rules, leader, self._note_odd, show)
                 over, until = await self._step()
             except StoreAway as why:
                 self._note_away(str(why))
@@ -304,6 +326,7 @@ class Member:
         """The next action of this host: whether it was the last, and when to look again at the latest."""
         entry, round = self._round()
         seat = await self._own_seat(entry)
+        self._attended = round
         match attend(round, seat, self._me, self._rules, clock.now()):
             case Start(world):
                 self._me = replace(self._me, running=world.round)
@@ -380,6 +403,25 @@ class Member:
         key = self._keys.leader
         after = Unchanged(key, leader.revision if leader is not None else 0)
         await self._store.transact([after], [Put(key, self._me.host.name.encode(), lease)])
+
+    def _state(self, round: Round | None) -> HostState:
+        if not self._me.running:
+            return without_workers(round, self._rules)
+        if self._stopping:
+            return "stopping"
+        return "succeeded" if self._succeeded else "running"
+
+    def _show(self, leading: int, table: Table) -> None:
+        self._led, self._hosts = (leading, table), None
+
+    def _all_hosts(self, leading: int) -> tuple[HostView, ...] | None:
+        """Made when somebody asks, and kept while it is true: with 10,000 hosts that takes some 20 ms."""
+        led, table = self._led
+        if led != leading:
+            return None
+        if self._hosts is None:
+            self._hosts = tuple(attendance(table, self._rules))
+        return self._hosts
 
     def _round(self) -> tuple[Entry | None, Round | None]:
         entry = self._mirror.entries.get(self._keys.round)

@@ -20,6 +20,7 @@ MAX_VALUE = 16 * 1024
 """Bytes of one value. Ours have a few hundred."""
 
 _LONGEST_TEXT = 4096
+_LONGEST_NAME = 255
 _TYPES: dict[str, type] = {"str": str, "int": int, "bool": bool}
 
 R = TypeVar("R", Host, Round, Seat, Verdict)
@@ -71,6 +72,11 @@ class Keys:
 
     def _name(self, key: str, folder: str) -> str | None:
         return unquote(key.removeprefix(folder)) if key.startswith(folder) else None
+
+
+def read_leader(value: bytes) -> str:
+    """The name of the host that leads, for people: nothing is decided by it."""
+    return value[:_LONGEST_NAME].decode(errors="replace")
 
 
 def written(record: Host | Round | Seat) -> bytes:

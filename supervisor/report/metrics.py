@@ -10,7 +10,7 @@ import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -18,7 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from supervisor import __version__
-from supervisor.core.health import Snapshot
+from supervisor.core.health import HostState, Snapshot
 from supervisor.core.state import Phase
 from supervisor.report.counts import Counts, Histogram
 from supervisor.report.look import Look
@@ -83,6 +83,7 @@ class Metrics(Collector):
             watched = self._counts.watched.get(name)
             timers.add_metric([name], watched.timers if watched else 0)
         yield from (ready, phase, workers, left, round, hosts, timers)
+        yield from _among_hosts(snapshot)
 
     def _since_the_start(self) -> Iterator[Metric]:
         counts = self._counts
@@ -171,6 +172,27 @@ Key = TypeVar("Key", bound=tuple[str, ...])
 
 def _single(by_group: Mapping[str, T]) -> dict[tuple[str, ...], T]:
     return {(group,): value for group, value in by_group.items()}
+
+
+def _among_hosts(snapshot: Snapshot) -> Iterator[Metric]:
+    """How groups that meet other hosts stand there."""
+    here = GaugeMetricFamily(
+        "rankd_rendezvous_state", "1 for the state of this host among the others.", labels=["group", "state"]
+    )
+    everywhere = GaugeMetricFamily(
+        "rankd_rendezvous_hosts_by_state",
+        "All hosts that are there, from the one that leads.",
+        labels=["group", "state"],
+    )
+    for name, view in snapshot.groups.items():
+        if view.rendezvous is None:
+            continue
+        states = view.rendezvous.states
+        for state in get_args(HostState):
+            here.add_metric([name, state], view.rendezvous.state == state)
+            if states is not None:
+                everywhere.add_metric([name, state], states.get(state, 0))
+    yield from (here, everywhere)
 
 
 def _counter(name: str, words: str, labels: list[str], values: Mapping[Key, int]) -> CounterMetricFamily:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from supervisor import __version__, clock
 from supervisor.core import health
-from supervisor.core.health import Answer, FailureView, GroupView, Snapshot, WorkerView
+from supervisor.core.health import Answer, FailureView, GroupView, RendezvousView, Snapshot, WorkerView
 
 
 def status(snapshot: Snapshot, about: Mapping[str, str]) -> dict[str, Any]:
@@ -57,7 +58,23 @@ def _group(view: GroupView, now: float) -> dict[str, Any]:
         "last_failure": None if view.last_failure is None else _failure(view.last_failure),
         **view.returned,
         **({"learnt": view.learnt} if view.learnt else {}),
+        **({} if view.rendezvous is None else {"rendezvous": _rendezvous(view.rendezvous)}),
         "workers": [_worker(worker) for worker in view.workers],
+    }
+
+
+def _rendezvous(view: RendezvousView) -> dict[str, Any]:
+    hosts, states = view.listed, view.states
+    return {
+        "round": view.round,
+        "phase": view.phase,
+        "state": view.state,
+        "waiting_since": None if view.waiting_since is None else clock.rfc3339(view.waiting_since),
+        "min_hosts": view.min_hosts,
+        "max_hosts": view.max_hosts,
+        "leader": view.leader,
+        "states": None if states is None else dict(states),
+        "hosts": None if hosts is None else [asdict(host) for host in hosts],
     }
 
 

@@ -9,8 +9,7 @@ import pytest
 
 from supervisor.control.table import table
 from supervisor.core import view
-from supervisor.core.attendance import Attendant
-from supervisor.core.health import Snapshot
+from supervisor.core.health import HostView, Snapshot
 from supervisor.plan import Backoff, Probe, RestartRules
 from supervisor.report.progress import cells
 from supervisor.report.status import status
@@ -186,7 +185,7 @@ def test_of_a_group_of_several_hosts_it_says_how_many_they_are_or_that_nothing_i
     assert lines(story)[0] == "rankd on h: running, not ready"
 
 
-def of_hosts(*hosts: Attendant, **more: Any) -> list[str]:
+def of_hosts(*hosts: HostView, **more: Any) -> list[str]:
     """The whole view of a group on host ``h``, with what the store says of its job."""
     said = told(one_of_several())
     said["groups"]["job"]["peers"] = {"leader": "a", "hosts": [asdict(host) for host in hosts], **more}
@@ -195,21 +194,34 @@ def of_hosts(*hosts: Attendant, **more: Any) -> list[str]:
 
 def test_of_a_group_of_several_hosts_it_says_who_runs_who_leads_and_who_waits() -> None:
     shown = of_hosts(
-        Attendant("a", "runs", "10.0.0.1", 2, 0, 0),
-        Attendant("h", "runs", "10.0.0.2", 1, 1, 2),
-        Attendant("b", "gone", group_rank=2, base_rank=3),
-        Attendant("c", "waits", "10.0.0.3", 2),
+        HostView("a", "running", "10.0.0.1", 2, 0, 0),
+        HostView("h", "running", "10.0.0.2", 1, 1, 2),
+        HostView("b", "gone", group_rank=2, base_rank=3),
+        HostView("c", "waiting", "10.0.0.3", 2),
+        HostView("d", "spare", "10.0.0.4", 2),
     )
-    assert shown[2].endswith("round 3, 2 hosts; c waits")
-    assert shown[-5:] == [
-        "HOST  STATE  RANKS  ADDRESS",
-        "a     runs   0-1    10.0.0.1  leads",
-        "h     runs   2      10.0.0.2  here",
-        "b     gone   3      -",
-        "c     waits  -      10.0.0.3",
+    assert shown[2].endswith("round 3, 2 hosts; b is gone; c waits; d is a spare")
+    assert shown[-6:] == [
+        "HOST  STATE    RANKS  ADDRESS",
+        "a     running  0-1    10.0.0.1  leads",
+        "h     running  2      10.0.0.2  here",
+        "b     gone     3      -",
+        "c     waiting  -      10.0.0.3",
+        "d     spare    -      10.0.0.4",
     ]
-    many = [Attendant(f"spare-{number}", "waits", "10.0.0.3", 2) for number in range(9)]
+    many = [HostView(f"spare-{number}", "waiting", "10.0.0.3", 2) for number in range(9)]
     assert of_hosts(*many)[2].endswith("; 9 hosts wait")
+
+
+def test_a_group_that_waits_for_a_world_says_who_is_gone_and_not_that_the_others_wait_too() -> None:
+    story = Story(job(workers=2, rendezvous=ELASTIC))
+    story.happen(0.0, up())
+    story.happen(0.0, awaited("waits for round 2, of 3 hosts: host b has left"))
+    said = told(story)
+    hosts = [HostView("a", "waiting"), HostView("b", "gone"), HostView("c", "gone")]
+    said["groups"]["job"]["peers"] = {"leader": "a", "hosts": [asdict(host) for host in hosts]}
+    shown = table(said, width=None, log_of=log_of)
+    assert shown[2].endswith("     b, c are gone; waits for round 2, of 3 hosts: host b has left")
 
 
 def test_where_the_store_does_not_answer_it_says_so_in_place_of_the_hosts() -> None:

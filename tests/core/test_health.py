@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from supervisor.core import health
-from supervisor.core.health import Answer, GroupView, Snapshot, Stage, WorkerView
+from supervisor.core.health import LISTED, Answer, GroupView, HostView, RendezvousView, Snapshot, Stage, WorkerView
 
 
 def view(name: str, phase: str = "running", **options: Any) -> GroupView:
@@ -126,6 +126,21 @@ def test_a_single_worker_is_ready_or_not_or_unknown() -> None:
     assert health.worker_ready(snapshot(web), "other", 0) is None
     assert health.worker_ready(snapshot(web, stage="draining"), "web", 0) == Answer(False, ("draining",))
     assert health.worker_ready(snapshot(web, stage="stopping", why="SIGTERM"), "web", 9) is None
+
+
+def test_of_more_hosts_than_people_read_all_are_counted_and_those_listed_that_do_not_do_what_they_should() -> None:
+    well = [HostView(f"h{number}", "running") for number in range(LISTED - 1)]
+    view = RendezvousView(1, "formed", "running", 1, 9, hosts=(*well, HostView("x", "succeeded")))
+    assert view.listed == view.hosts
+    view = replace(view, hosts=(*well, HostView("y", "gone"), HostView("z", "spare")))
+    assert view.states == {"running": LISTED - 1, "gone": 1, "spare": 1}
+    assert view.listed is not None
+    assert [host.name for host in view.listed] == ["y", "z", *(host.name for host in well[:-1])]
+
+
+def test_where_the_hosts_are_not_known_none_are_counted() -> None:
+    view = RendezvousView(1, "formed", "running", 1, 9, "elsewhere")
+    assert (view.states, view.listed) == (None, None)
 
 
 def test_one_line_tells_all_groups() -> None:

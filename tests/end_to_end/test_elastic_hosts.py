@@ -88,19 +88,44 @@ def test_whichever_daemon_is_asked_says_who_runs_who_leads_and_who_waits(hosts: 
     until(lambda: words in daemons[2].http("/status").text, "word of it")
     spare = daemons[2].http("/status").json["groups"]["job"]
     assert (spare["phase"], spare["hosts"], spare["shared"]) == ("starting", 0, True)
+    assert spare["rendezvous"]["state"] == "spare"
+    assert spare["rendezvous"]["waiting_since"]
+    assert spare["rendezvous"]["hosts"] is None, "only who leads has read of them"
     assert 'rankd_rendezvous_hosts{group="job"} 0.0' in daemons[2].http("/metrics").text
+    assert 'rankd_rendezvous_state{group="job",state="spare"} 1.0' in daemons[2].http("/metrics").text
     assert 'rankd_rendezvous_hosts{group="job"} 2.0' in daemons[0].http("/metrics").text
     leaders = set()
     for daemon in daemons:
         peers = json.loads(ask(daemon, "status", "--json")[1])["groups"]["job"]["peers"]
         leaders.add(peers["leader"])
-        assert [(one["name"], one["standing"], one["base_rank"]) for one in peers["hosts"]] == [
-            ("h1", "runs", 0),
-            ("h2", "runs", 2),
-            ("h3", "waits", None),
+        assert [(one["name"], one["state"], one["base_rank"]) for one in peers["hosts"]] == [
+            ("h1", "running", 0),
+            ("h2", "running", 2),
+            ("h3", "spare", None),
         ]
-        assert "h3    waits  -      127.0.0.3" in ask(daemon, "status", "job")[1]
-    assert len(leaders) == 1
+        assert "h3    spare    -      127.0.0.3" in ask(daemon, "status", "job")[1]
+    (leader,) = leaders
+    assert leader == spare["rendezvous"]["leader"]
+    leads = daemons[int(leader.removeprefix("h")) - 1]
+    told = leads.http("/status").json["groups"]["job"]["rendezvous"]
+    assert told["hosts"] == peers["hosts"]
+    assert told["states"] == {"running": 2, "spare": 1}
+    assert 'rankd_rendezvous_hosts_by_state{group="job",state="spare"} 1.0' in leads.http("/metrics").text
+    assert "rankd_rendezvous_hosts_by_state{" not in daemons[2].http("/metrics").text
+    assert "All hosts: 2 running, 1 spare" in leads.http("/").text
+
+
+def test_hosts_that_are_too_few_say_which_is_gone(hosts: Hosts) -> None:
+    first, second = (hosts.start(name, nodes="2") for name in "12")
+    for one in (first, second):
+        formed(one, 2)
+    assert second.stop() == 0
+    until(
+        lambda: "h2 is gone; waits for round 2, of 2 hosts: host h2 has left" in ask(first, "status")[1], "word of it"
+    )
+    told = first.http("/status").json["groups"]["job"]["rendezvous"]
+    assert told["states"] == {"waiting": 1, "gone": 1}
+    assert (told["state"], told["round"], told["phase"]) == ("waiting", 2, "open")
 
 
 def test_every_worker_is_told_the_address_and_port_of_rank_0(hosts: Hosts) -> None:

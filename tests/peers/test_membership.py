@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from supervisor.core.health import RendezvousView
 from supervisor.core.rendezvous import Host, Rules, Verdict
 from supervisor.peers.membership import (
     JobOver,
@@ -194,6 +195,44 @@ async def test_a_host_that_arrives_is_let_in_and_one_too_many_waits_its_turn(eit
         assert took < TTL, "a host that leaves politely is not waited for"
         assert one["a"].restarts == 0
         await one["b"].task
+
+
+async def test_every_host_knows_how_it_stands_and_the_one_that_leads_knows_of_all(either: Either) -> None:
+    async with job(either, "waits", 2, 2) as one:
+        one.arrive("a")
+        await stands(one["a"], lambda view: view.states == {"waiting": 1})
+        assert (one["a"].member.rendezvous.leader, one["a"].member.rendezvous.state) == ("a", "waiting")
+        assert one["a"].member.rendezvous.waiting_since is not None
+        one.arrive("b")
+        await one.world_of("a", "b")
+        view = one["b"].member.rendezvous
+        assert (view.state, view.round, view.phase, view.leader, view.hosts) == ("running", 1, "formed", "a", None)
+        assert view.waiting_since is None
+        one.arrive("c")
+        await stands(one["c"], lambda view: view.state == "spare")
+        await stands(one["a"], lambda view: view.states == {"running": 2, "spare": 1})
+        one["a"].member.leave()
+        await one.world_of("b", "c")
+        (leader,) = {one[name].member.rendezvous.leader for name in "bc"}
+        await stands(one[leader], lambda view: view.states == {"running": 2})
+        await one["a"].task
+
+
+async def test_who_leads_no_more_tells_no_more_of_all(either: Either) -> None:
+    async with job(either, "led", 1, 1) as one:
+        one.arrive("a")
+        await one.world_of("a")
+        await stands(one["a"], lambda view: view.hosts is not None)
+        await one.store.transact([], [Put(one.keys.leader, b"z")])
+        await stands(one["a"], lambda view: view.leader == "z")
+        assert one["a"].member.rendezvous.hosts is None
+
+
+async def stands(host: SimulatedHost, as_wanted: Callable[[RendezvousView], bool]) -> None:
+    """Wait until the host says that it stands so."""
+    async with asyncio.timeout(20):
+        while not as_wanted(host.member.rendezvous):  # noqa: ASYNC110 - it is there to be asked, and tells nobody
+            await asyncio.sleep(0.01)
 
 
 async def test_survivors_of_a_dead_host_form_anew_when_its_lease_ends(either: Either) -> None:

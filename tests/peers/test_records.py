@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ from hypothesis import given, seed
 from hypothesis import strategies as st
 
 from supervisor.core.rendezvous import Form, Host, Round, Seat, Verdict
-from supervisor.peers.records import Keys, Unreadable, pieces, read_host, read_round, read_seat, written
+from supervisor.peers.records import Keys, Unreadable, pieces, read_host, read_leader, read_round, read_seat, written
 from supervisor.peers.store import Put
+
+DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs/hosts.md"
 
 TEXT = st.text(max_size=50).filter(lambda text: text.isprintable())
 NUMBER = st.integers(0, 2**53 - 1)
@@ -38,6 +42,21 @@ def test_a_round_is_read_as_it_was_written(round: Round) -> None:
 
 def test_what_a_later_version_has_added_is_passed_over() -> None:
     assert read_round(json.dumps({**json.loads(written(CLOSED)), "news": [1]}).encode()) == CLOSED
+
+
+def test_the_documentation_shows_records_as_they_are_written() -> None:
+    shown = re.findall(r"^(/rankd/\S+)\n(\{.*\})$", DOCUMENTATION.read_text(), re.MULTILINE)
+    keys = Keys.of("/rankd", "job-42", "trainer")
+    (_, round), (_, host), (_, seat) = shown
+    assert [key for key, _ in shown] == [keys.round, keys.host("host-c"), keys.seat("host-b")]
+    assert written(read_round(round.encode())).decode() == round
+    assert written(read_host(host.encode(), "host-c", 0)).decode() == host
+    assert written(read_seat(seat.encode(), "host-b")).decode() == seat
+
+
+def test_the_name_of_who_leads_is_cut_where_no_host_name_goes_on() -> None:
+    assert read_leader(b"host-a") == "host-a"
+    assert len(read_leader(b"\xff" * 10**6)) == 255
 
 
 JSON = st.recursive(

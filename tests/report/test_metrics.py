@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import pytest
 from prometheus_client import parser
@@ -17,13 +18,13 @@ from prometheus_client.samples import Sample
 from supervisor import __version__, clock
 from supervisor.core import events
 from supervisor.core.events import Event, Who
-from supervisor.core.health import WorkerView
+from supervisor.core.health import HostState, WorkerView
 from supervisor.core.messages import ExitStatus
 from supervisor.core.state import Phase
 from supervisor.report.counts import Counts
 from supervisor.report.metrics import WORKER_STATES, Metrics
 from tests.report.conftest import Serve
-from tests.report.views import Standing, group
+from tests.report.views import LEADS, Standing, group
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -54,6 +55,21 @@ def test_gauges_are_those_of_the_snapshot() -> None:
     assert {state: number for state, number in states.items() if number} == {"ready": 2, "exited": 1}
     assert value(samples, "rankd_restarts_remaining", group="trainer") == 3
     assert value(samples, "rankd_restarts_remaining", group="cache") == math.inf
+
+
+def test_a_host_tells_how_it_stands_among_others_and_of_the_others_only_where_it_leads() -> None:
+    spare = replace(LEADS, state="spare", hosts=None)
+    standing = Standing(group("one"), group("led", rendezvous=LEADS), group("kept", rendezvous=spare))
+    samples = read(Metrics(standing, Counts(), 0.0))
+    own = [sample for sample in samples if sample.name == "rankd_rendezvous_state"]
+    assert {sample.labels["state"] for sample in own} == set(get_args(HostState))
+    assert {(sample.labels["group"], sample.labels["state"]) for sample in own if sample.value == 1} == {
+        ("led", "running"),
+        ("kept", "spare"),
+    }
+    all_hosts = [sample for sample in samples if sample.name == "rankd_rendezvous_hosts_by_state"]
+    assert {sample.labels["group"] for sample in all_hosts} == {"led"}
+    assert {sample.labels["state"]: sample.value for sample in all_hosts if sample.value} == {"spare": 1, "running": 2}
 
 
 def test_counters_and_histograms_tell_what_was_counted_before() -> None:
@@ -130,7 +146,7 @@ def test_expired_timers_and_formed_rendezvous_are_counted_from_their_events() ->
 def test_every_family_is_ours_and_says_what_it_is() -> None:
     body, _ = Metrics(Standing(), Counts(), 0.0).exposition("")
     families = list(parser.text_string_to_metric_families(body.decode()))
-    assert len(families) == 25
+    assert len(families) == 27
     for family in families:
         assert family.name.startswith("rankd_")
         assert family.documentation.endswith(".")

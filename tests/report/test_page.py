@@ -15,7 +15,7 @@ from supervisor.core.messages import ExitStatus
 from supervisor.report.history import CAUSES, STRETCHES, History
 from supervisor.report.page import TROUBLES, render
 from tests.report.conftest import Serve
-from tests.report.views import Standing, group
+from tests.report.views import LEADS, Standing, group
 
 ABOUT = {"service": "rankd", "host": "host-a", "run_id": "job-42"}
 VOID = {"meta", "link", "br", "img", "input"}
@@ -115,6 +115,22 @@ def test_workers_in_trouble_are_told_of_in_words_and_no_more_than_can_be_read() 
 def test_peers_that_were_stopped_are_no_trouble() -> None:
     view = replace(group(), workers=(WorkerView(0, 0, "stopped", 1.0, exit="was killed by SIGTERM"),))
     assert ("ul", {"class": "troubles"}) not in seen(Snapshot(10.0, "running", {"trainer": view})).tags
+
+
+def test_a_host_that_waits_for_a_place_says_so_and_for_how_long() -> None:
+    view = replace(LEADS, state="spare", waiting_since=70.0, hosts=None)
+    page = seen(Snapshot(100.0, "running", {"trainer": group(ready=False, rendezvous=view)}))
+    for fact in ("this hostspare for 30 s", "round3 formed", "hosts1 to 2", "leaderhost-a"):
+        assert fact in page.text
+    assert "All hosts" not in page.text, "it has not read the records of the others"
+
+
+def test_the_host_that_leads_shows_all_hosts() -> None:
+    page = seen(Snapshot(100.0, "running", {"trainer": group(rendezvous=LEADS)}))
+    assert ("details", {"id": "hosts-trainer"}) in page.tags
+    assert "All hosts: 2 running, 1 spare" in page.text
+    assert "host-brunning10.0.0.248" in page.text
+    assert "host-cspare10.0.0.38" in page.text
 
 
 def test_nothing_that_somebody_else_has_named_is_markup() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from supervisor import clock
-from supervisor.core.health import FailureView, GroupView, Only, Snapshot, WorkerView
+from supervisor.core.health import FailureView, GroupView, HostView, Only, RendezvousView, Snapshot, WorkerView
 
 
 def group(name: str = "trainer", *, ready: bool = True, size: int = 2, **changes: Any) -> GroupView:
@@ -34,6 +34,16 @@ def group(name: str = "trainer", *, ready: bool = True, size: int = 2, **changes
 
 
 FAILED_ONCE = FailureView(at=0.0, attempt=0, rank=1, reason="rank 1 exited with code 3", exit_code=3)
+
+LEADS = RendezvousView(
+    3, "formed", "running", 1, 2, "host-a", None,
+    (
+        HostView("host-a", "running", "10.0.0.1", 8, 0, 0),
+        HostView("host-b", "running", "10.0.0.2", 4, 1, 8),
+        HostView("host-c", "spare", "10.0.0.3", 8),
+    ),
+)  # fmt: skip
+"""Of the host that leads; of another one it would be without ``hosts``."""
 
 
 class Standing:

@@ -15,7 +15,7 @@ from importlib.resources import files
 
 from supervisor import __version__, clock
 from supervisor.core import health
-from supervisor.core.health import LEAVING, GroupView, Snapshot, WorkerView
+from supervisor.core.health import LEAVING, GroupView, RendezvousView, Snapshot, WorkerView
 from supervisor.report.history import History
 from supervisor.report.page.timeline import moment, strip
 
@@ -107,6 +107,7 @@ def _group(view: GroupView, now: float, history: History) -> Iterator[str]:
         yield f'<p class="next"><b>Next:</b> {_words(view.next)}{when}</p>'
     yield f"<dl>{''.join(_facts(view, now))}</dl>"
     yield from _workers(view, now)
+    yield from _hosts(view.name, view.rendezvous) if view.rendezvous is not None else ()
     yield from strip(view.name, history.stretches(view.name), history.causes(view.name), now)
     yield from _causes(view.name, history, now)
     yield "</section>"
@@ -138,9 +139,33 @@ def _facts(view: GroupView, now: float) -> Iterator[str]:
         ("restarts", f"{view.restarts}{left}"),
         ("for", _relative(view.since, now, "")),
         ("required", "" if view.required else "no"),
+        *(_meeting(view.rendezvous, now) if view.rendezvous is not None else ()),
     ):
         if value:
             yield f"<div><dt>{name}</dt><dd>{value}</dd></div>"
+
+
+def _meeting(view: RendezvousView, now: float) -> Iterator[tuple[str, str]]:
+    for_ = "" if view.waiting_since is None else f" <small>for {_relative(view.waiting_since, now, '')}</small>"
+    yield "this host", f"{view.state}{for_}"
+    yield "round", f"{view.round} <small>{view.phase}</small>" if view.round else "none yet"
+    least = "" if view.min_hosts == view.max_hosts else f"{view.min_hosts} to "
+    yield "hosts", f"{least}{view.max_hosts}"
+    yield "leader", _words(view.leader)
+
+
+def _hosts(group: str, view: RendezvousView) -> Iterator[str]:
+    """All hosts of the job, where they are known: on the one that leads."""
+    hosts, states = view.listed, view.states
+    if hosts is None or states is None:
+        return
+    counts = ", ".join(f"{number} {state}" for state, number in states.items())
+    yield f'<details id="hosts-{escape(group)}"><summary>All hosts: {counts}</summary><div class="wide"><table>'
+    yield "<thead><tr><th>host<th>state<th>address<th>workers<th>first rank</thead><tbody>"
+    for host in hosts:
+        first = "" if host.base_rank is None else host.base_rank
+        yield f"<tr><td>{_words(host.name)}<td>{host.state}<td>{_words(host.addr)}<td>{host.workers or ''}<td>{first}"
+    yield "</tbody></table></div></details>"
 
 
 def _workers(view: GroupView, now: float) -> Iterator[str]:
