@@ -119,8 +119,8 @@ def test_peers_that_were_stopped_are_no_trouble() -> None:
 
 def test_a_host_that_waits_for_a_place_says_so_and_for_how_long() -> None:
     view = replace(LEADS, state="spare", waiting_since=70.0, hosts=None)
-    page = seen(Snapshot(100.0, "running", {"trainer": group(ready=False, rendezvous=view)}))
-    for fact in ("this hostspare for 30 s", "round3 formed", "hosts1 to 2", "leaderhost-a"):
+    page = seen(Snapshot(100.0, "running", {"trainer": group(ready=False, hosts=0, rendezvous=view)}))
+    for fact in ("this hostspare for 30 s", "round3 formed", "hosts0 of 1 to 2", "leaderhost-a"):
         assert fact in page.text
     assert "All hosts" not in page.text, "it has not read the records of the others"
 

@@ -139,18 +139,18 @@ def _facts(view: GroupView, now: float) -> Iterator[str]:
         ("restarts", f"{view.restarts}{left}"),
         ("for", _relative(view.since, now, "")),
         ("required", "" if view.required else "no"),
-        *(_meeting(view.rendezvous, now) if view.rendezvous is not None else ()),
+        *(_meeting(view.hosts, view.rendezvous, now) if view.rendezvous is not None else ()),
     ):
         if value:
             yield f"<div><dt>{name}</dt><dd>{value}</dd></div>"
 
 
-def _meeting(view: RendezvousView, now: float) -> Iterator[tuple[str, str]]:
+def _meeting(hosts: int, view: RendezvousView, now: float) -> Iterator[tuple[str, str]]:
     for_ = "" if view.waiting_since is None else f" <small>for {_relative(view.waiting_since, now, '')}</small>"
     yield "this host", f"{view.state}{for_}"
     yield "round", f"{view.round} <small>{view.phase}</small>" if view.round else "none yet"
     least = "" if view.min_hosts == view.max_hosts else f"{view.min_hosts} to "
-    yield "hosts", f"{least}{view.max_hosts}"
+    yield "hosts", f"{hosts} <small>of {least}{view.max_hosts}</small>"
     yield "leader", _words(view.leader)
 
 
