@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from types import TracebackType
 from typing import IO, Self
 
@@ -90,14 +91,15 @@ class Reading:
             stream.close()
 
 
-def read_apart(path: str, node_id: str = "", run_id: str = "") -> Reading:
+def read_apart(path: str, node_id: str = "", run_id: str = "", workers: Mapping[str, int] | None = None) -> Reading:
     """Begin to read the file at ``path`` with this process's environment and working directory.
 
-    ``node_id``, ``run_id``: what a file means that names none. Raises ``OSError``.
+    ``node_id``, ``run_id``: what a file means that names none. ``workers``: how many some of its groups are to have,
+    whatever it says. Raises ``OSError``.
     """
     return Reading(
         subprocess.Popen(
-            [sys.executable, "-P", "-c", _PROGRAM, _ROOT, path, node_id, run_id],
+            [sys.executable, "-P", "-c", _PROGRAM, _ROOT, path, node_id, run_id, json.dumps(workers or {})],
             # Nobody's pydantic plugin is wanted, and looking for some would read every distribution's metadata.
             env=os.environ | {"PYDANTIC_DISABLE_PLUGINS": "__all__"},
             stdin=subprocess.DEVNULL,

@@ -26,6 +26,7 @@ from supervisor.core.events import Event, Who, signal_name
 from supervisor.core.groups import Begun, EndRequested, Groups, ReloadRequested
 from supervisor.core.health import Only, Snapshot
 from supervisor.core.messages import ErrorReport, Input, ToPeers, Worker, WorkerExited, WorkerNotStarted, WorkerStarted
+from supervisor.core.reload import compare
 from supervisor.errors import BUG, AddressUnavailable, RankdError
 from supervisor.host import error_file, signals, systemd
 from supervisor.host.apart import Apart
@@ -425,6 +426,7 @@ class Daemon:
             self._tell,
             self.signal,
             self._reload_now,
+            self._scale_now,
             lambda: ring.last,
             self._worlds.hosts_of,
             lambda path: reread(path, self._plan),
@@ -504,11 +506,18 @@ class Daemon:
 
     async def _reload_now(self) -> Refused | None:
         """A reload of which systemd hears; returns why it was refused, if it was."""
+        return await self._heard_of(self._reload)
+
+    async def _scale_now(self, group: str, workers: int) -> Refused | None:
+        """As a reload that changes nothing but how many workers the group has."""
+        return await self._heard_of(partial(self._reload, (group, workers)))
+
+    async def _heard_of(self, reload: Callable[[], Awaitable[Refused | None]]) -> Refused | None:
         async with self._reloading:
             if self._is_up and not self._ending.is_set():
                 self._notifier.reloading()
             try:
-                refused = await self._reload()
+                refused = await reload()
                 self._not_reloaded = f"not reloaded: {refused.why}" if refused else ""
                 if refused:
                     self._tell(events.daemon_reload_refused(clock.now(), refused.why, refused.mistakes))
@@ -520,12 +529,17 @@ class Daemon:
                     self._notifier.ready(self._status_line())
             return refused
 
-    async def _reload(self) -> Refused | None:
-        """Go by the file as it is now; or go on as before, and say why."""
-        plan = await reread(self._source, self._plan)
+    async def _reload(self, scaled: tuple[str, int] | None = None) -> Refused | None:
+        """Go by the file as it is now; or go on as before, and say why. ``scaled``: a group, and its workers instead.
+
+        Whoever scales a group does not mean what else has been written into the file since it was read.
+        """
+        plan = await reread(self._source, self._plan, dict([scaled] if scaled else []))
         if isinstance(plan, Refused):
             return plan
         state = self._runtime.state
+        if scaled and not compare(state.plan, plan).is_but_scaling(scaled[0]):
+            return Refused(f"{self._source} has other changes (rankd plan shows them): reload it first")
         try:
             firsts = _firsts(plan, plan.groups.keys() - state.groups.keys())
         except RankdError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, Literal
 
@@ -27,15 +28,18 @@ class Refused:
     fault: Literal["file", "host", "rankd"] = "file"
 
 
-async def reread(path: str, now: DaemonPlan, within: float = PATIENCE) -> DaemonPlan | Refused:
+async def reread(
+    path: str, now: DaemonPlan, workers: Mapping[str, int] | None = None, within: float = PATIENCE
+) -> DaemonPlan | Refused:
     """What the file at ``path`` says now, for a daemon that goes by ``now``; the loop turns meanwhile.
 
-    A file that names no run id means this run, and not one by another chance; the same of ``node_id``.
+    A file that names no run id means this run, and not one by another chance; the same of ``node_id``. ``workers``: how
+    many some of its groups are to have, whatever it says.
     """
     if not path:
         return Refused("this daemon was not started from a configuration file")
     try:
-        reading = read_apart(path, now.node_id, now.run_id)
+        reading = read_apart(path, now.node_id, now.run_id, workers)
     except OSError as error:
         return Refused(f"no process to read {path} can be started: {error.strerror}", fault="host")
     try:

@@ -88,17 +88,20 @@ def write_bytes(text: bytes) -> None:
 
 
 def add_lifecycle(parser: argparse.ArgumentParser) -> None:
-    """The arguments of start, stop and restart."""
+    """The arguments of start, stop, restart and scale."""
     parser.add_argument("group", metavar="GROUP", type=whole_group)
     parser.add_argument("--wait", action="store_true", help="return when it is so, or cannot become so any more")
     parser.add_argument("--timeout", metavar="S", type=seconds, help="with --wait: for no longer (exit code 75)")
     add_socket(parser)
 
 
-def lifecycle(verb: str, arguments: argparse.Namespace) -> int:
+def lifecycle(verb: str, arguments: argparse.Namespace, **options: object) -> int:
     """Ask for it; with ``--wait`` see it through."""
     asked, name = daemon(arguments), arguments.group
-    said = asked.ask_of(name, verb)
+    try:
+        said = asked.ask_of(name, verb, **options)
+    except Refused as refused:
+        return _complain(refused)
     if not arguments.wait:
         write(f"group {name}: asked to {verb}\n")
         return OK
@@ -133,9 +136,14 @@ def simply(verb: str, arguments: argparse.Namespace, done: str) -> int:
     try:
         daemon(arguments).ask(verb)
     except Refused as refused:
-        if refused.exit_code != CONFIG or not refused.mistakes:
-            raise
-        sys.stderr.write("".join(f"{mistake}\n" for mistake in refused.mistakes))
-        return CONFIG
+        return _complain(refused)
     write(f"{done}\n")
     return OK
+
+
+def _complain(refused: Refused) -> int:
+    """Of a configuration that is wrong, each mistake. Raises what else it is."""
+    if refused.exit_code != CONFIG or not refused.mistakes:
+        raise refused
+    sys.stderr.write("".join(f"{mistake}\n" for mistake in refused.mistakes))
+    return CONFIG

@@ -11,7 +11,7 @@ from supervisor import __version__
 from supervisor.errors import USAGE
 
 VERBS = (
-    "run", "launch", "status", "start", "stop", "restart", "drain", "undrain", "reload", "signal",
+    "run", "launch", "status", "start", "stop", "restart", "scale", "drain", "undrain", "reload", "signal",
     "dump", "plan", "logs", "events", "failures", "check", "schema", "doctor", "completion",
 )  # fmt: skip
 """Each is a module of ``supervisor.cli`` with HELP, ``add_arguments(parser)`` and ``main(arguments) -> exit code``."""

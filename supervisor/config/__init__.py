@@ -23,12 +23,15 @@ from supervisor.plan import DaemonPlan
 __all__ = ["load", "schema"]
 
 
-def load(path: str, environ: Mapping[str, str], node_id: str = "", run_id: str = "") -> DaemonPlan:
+def load(
+    path: str, environ: Mapping[str, str], node_id: str = "", run_id: str = "", workers: Mapping[str, int] | None = None
+) -> DaemonPlan:
     """The plan that the file at ``path`` describes, for a daemon with this environment.
 
     Relative ``cwd``, ``env_files``, ``state_dir`` and ``runtime_dir`` are below the file's folder. Nothing is made or
     changed. ``node_id`` and ``run_id`` are those of a daemon that runs already: what a file means that names none.
-    Raises ``ConfigError`` with every mistake there is.
+    ``workers``: how many some of its groups are to have, whatever it says. Raises ``ConfigError`` with every mistake
+    there is.
     """
     try:
         text = files.read(path)
@@ -40,6 +43,9 @@ def load(path: str, environ: Mapping[str, str], node_id: str = "", run_id: str =
     mistakes = Mistakes(path)
     if raw.get("groups", {}) == {}:
         mistakes.say(("groups",), "there is no group (begin one with [groups.NAME] and its command)")
+    for name, number in (workers or {}).items():
+        if isinstance(group := raw.get("groups", {}).get(name), dict):
+            group["workers"] = number
     file = _validate(raw, mistakes)
     plan = assemble(file, os.path.dirname(os.path.abspath(path)), environ, mistakes)
     plan = replace(

@@ -107,7 +107,7 @@ class Daemon:
     def ask_of(self, group: str, verb: str, **options: object) -> dict[str, Any]:
         """Have a verb of a group's done."""
         query = urlencode({name: value for name, value in options.items() if value is not None})
-        within = READING if verb == "dump" else PATIENCE
+        within = READING if verb in ("dump", "scale") else PATIENCE
         return self._ask("POST", f"/groups/{quote(group, safe='')}/{verb}?{query}", within)
 
     def _ask(self, method: str, target: str, within: float) -> dict[str, Any]:

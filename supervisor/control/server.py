@@ -99,6 +99,9 @@ class ControlListener:
             case "POST", ["groups", name, "dump"]:
                 _take_your_time(request)
                 return await self._verbs.dump(name, request.query.get("rank", ""), asker)
+            case "POST", ["groups", name, "scale"]:
+                _take_your_time(request)
+                return await self._verbs.scale(name, request.query.get("workers", ""), asker)
             case "GET", ["groups", name, "hosts"]:
                 return await self._verbs.hosts_of(name)
             case "POST", [verb] if verb in OF_THE_DAEMON:

@@ -65,6 +65,7 @@ class Verbs:
     tell: Callable[[Event], None]
     signal: Callable[[str, list[Worker], int, Reach], None]
     reload: Callable[[], Awaitable[Unreloaded | None]]
+    set_workers: Callable[[str, int], Awaitable[Unreloaded | None]]
     seq: Callable[[], int]
     hosts: Callable[[str], Awaitable[Mapping[str, Any]]]
     read: Callable[[str], Awaitable[DaemonPlan | Unreloaded]]
@@ -100,6 +101,24 @@ class Verbs:
         self._told("dump", asker, name, f"rank {rank}" if rank else "")
         path, why = await self.look(name, firsts, f"is looked at: asked by {asker.name} with `rankd dump`")
         return _no(503, f"group {name}: {why}") if why else Reply(200, {"path": path})
+
+    async def scale(self, name: str, workers: str, asker: Asker) -> Reply:
+        """Have a group go on with so many workers a host, until the file is read again."""
+        state, seq = self.state(), self.seq()
+        group = state.groups.get(name)
+        if group is None:
+            return self._no_group(name)
+        if not _is_number(workers) or int(workers) < 1:
+            return _no(400, "a number of workers is one from 1 on")
+        if refusal := _why_not(state, group, "scale"):
+            return _no(409, refusal)
+        self._told("scale", asker, name, f"to {workers}")
+        refused = await self.set_workers(name, int(workers))
+        return (
+            _unread(refused, "not scaled")
+            if refused is not None
+            else Reply(200, {"seq": seq, "attempt": group.attempt})
+        )
 
     async def hosts_of(self, name: str) -> Reply:
         """Who leads a group's job, and how its hosts stand, read where they meet."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-DONE = {"start": "started", "stop": "stopped", "restart": "restarted"}
+DONE = {"start": "started", "stop": "stopped", "restart": "restarted", "scale": "scaled"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,16 @@ def outcome(verb: str, group: Mapping[str, Any] | None, before: int) -> Outcome 
         return _of_a_stop(group)
     if group is None:
         return Outcome(False, "the configuration has it no more")
+    if group["phase"] == "finished" and verb == "scale" and group["attempt"] == before:
+        return Outcome(True, f"is not running, and has {group['size']} workers when it is started")
     if group["phase"] == "finished":
         if group["attempt"] > before or verb == "start":
             return Outcome(True, "has succeeded") if group["succeeded"] else Outcome(False, group["why"])
         return Outcome(False, group["why"])  # only what cannot be killed keeps a group from beginning anew
-    if verb == "restart" and group["roll"] is not None:
+    if verb != "start" and group["roll"] is not None:
         halted = group["roll"]["halted"]
         return Outcome(False, f"goes on with workers that are not replaced: {halted}") if halted else None
-    anew = verb == "start" or group["attempt"] > before
+    anew = verb != "restart" or group["attempt"] > before
     settled = all(worker["state"] in ("ready", "succeeded") for worker in group["workers"])
     return Outcome(True, "is ready") if anew and group["phase"] == "running" and settled else None
 

@@ -7,7 +7,7 @@ somebody adds and forgets here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from supervisor.plan import DaemonPlan, GroupPlan
@@ -77,6 +77,12 @@ class Changes:
         if change is None:
             return "unchanged", ()
         return ("restart", change.restart) if change.restart else ("apply live", change.keys)
+
+    def is_but_scaling(self, name: str) -> bool:
+        """Nothing changes but how many workers that group has."""
+        others = {group: change for group, change in self.changed.items() if group != name}
+        scaled = self.changed.get(name)
+        return replace(self, changed=others) == Changes() and (scaled is None or scaled.keys == ("workers",))
 
     @property
     def restarted(self) -> tuple[str, ...]:

@@ -40,6 +40,13 @@ def test_the_child_has_our_environment_and_directory(
     assert read_apart("rankd.toml").result() == replace(load(str(file), os.environ), state_dir=str(tmp_path / "state"))
 
 
+def test_somebody_may_say_how_many_workers_a_group_has_whatever_the_file_says(file: Path) -> None:
+    assert read_apart(str(file), workers={"g": 7, "unknown": 2}).result().groups["g"].workers == 7
+    with pytest.raises(ConfigError) as wrong:
+        read_apart(str(file), workers={"g": -1}).result()
+    assert wrong.value.mistakes[0].key == "groups.g.workers"
+
+
 def test_every_mistake_comes_back(file: Path) -> None:
     file.write_text("[groups.g]\nworkers = 0\nx = 1\n")
     with pytest.raises(ConfigError) as here:

@@ -34,11 +34,16 @@ class Asked:
     told: list[Event] = field(default_factory=list)
     arrived: list[Arrival] = field(default_factory=list)
     in_file: DaemonPlan | None = None
+    scaled: list[tuple[str, int]] = field(default_factory=list)
     looked_at: list[tuple[str, list[Worker], str]] = field(default_factory=list)
     signalled: list[tuple[str, list[Worker], int, Reach]] = field(default_factory=list)
 
     def verbs(self) -> Verbs:
         async def reload() -> Refusal | None:
+            return self.refusal
+
+        async def set_workers(group: str, workers: int) -> Refusal | None:
+            self.scaled.append((group, workers))
             return self.refusal
 
         def signal(group: str, workers: Iterable[Worker], number: int, reach: Reach) -> None:
@@ -54,9 +59,8 @@ class Asked:
             self.looked_at.append((group, workers, reason))
             return ("/logs/evidence_0.txt", "") if self.refusal is None else ("", self.refusal.why)
 
-        return Verbs(
-            lambda: self.story.state, self.arrive, self.told.append, signal, reload, lambda: 41, hosts, read, look
-        )
+        state, tell = (lambda: self.story.state), self.told.append
+        return Verbs(state, self.arrive, tell, signal, reload, set_workers, lambda: 41, hosts, read, look)
 
     def arrive(self, arrival: Arrival) -> None:
         self.arrived.append(arrival)
@@ -209,6 +213,38 @@ async def test_who_may_only_ask_has_no_file_read_that_is_not_his() -> None:
     asked = Asked(running(job()))
     reply = await asked.verbs().plan("/etc/shadow", Asker(4711, "guest"))
     assert asked.refused(reply) == (403, "guest may not have this daemon read files")
+
+
+async def test_a_group_is_scaled_as_somebody_says() -> None:
+    asked = Asked(running(job()))
+    assert await asked.verbs().scale("job", "3", ROOT) == Reply(200, {"seq": 41, "attempt": 0})
+    assert asked.scaled == [("job", 3)]
+    (event,) = asked.told
+    assert (event.name, event.fields["verb"], event.fields["details"]) == ("control.command", "scale", "to 3")
+
+
+@pytest.mark.parametrize("number", ["", "0", "-1", "1.5", "many", "1" * 10])
+async def test_no_group_has_other_than_a_number_of_workers(number: str) -> None:
+    asked = Asked(running(job()))
+    assert asked.refused(await asked.verbs().scale("job", number, ROOT)) == (
+        400,
+        "a number of workers is one from 1 on",
+    )
+    assert not asked.scaled
+
+
+async def test_a_group_is_not_scaled_where_the_configuration_with_that_number_is_wrong() -> None:
+    asked = Asked(running(job()), Refusal("rankd.toml:3: has 4 ports", ("rankd.toml:3: has 4 ports",)))
+    reply = await asked.verbs().scale("job", "9", ROOT)
+    assert (reply.status, reply.body["error"]) == (422, "not scaled: rankd.toml:3: has 4 ports")
+    assert (await asked.verbs().scale("nobody", "1", ROOT)).status == 404
+
+
+async def test_nothing_is_scaled_by_a_daemon_that_stops() -> None:
+    story = running(job())
+    story.happen(1.0, end())
+    asked = Asked(story)
+    assert asked.refused(await asked.verbs().scale("job", "2", ROOT)) == (409, "the daemon is stopping: SIGTERM")
 
 
 async def test_a_dump_looks_at_those_that_run() -> None:

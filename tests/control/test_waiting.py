@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from supervisor.control.waiting import Outcome, may_decide, outcome, so_far
@@ -18,6 +19,7 @@ from tests.stories.story import (
     job,
     killed,
     not_started,
+    read_anew,
     ready,
     running,
     started,
@@ -46,6 +48,25 @@ def test_a_stop_cannot_become_so_where_a_worker_cannot_be_killed() -> None:
     for at in (31.0, 41.0):
         story.happen(at, due("ladder"))
     assert outcome("stop", view(story), 0) == Outcome(False, "rank 0 cannot be killed")
+
+
+def test_a_group_is_scaled_when_all_that_there_are_to_be_are_ready() -> None:
+    plan = serving(2)
+    story = running(plan)
+    story.happen(1.0, read_anew(replace(plan, workers=3)))
+    assert outcome("scale", view(story), 0) is None
+    story.happen(2.0, started(2))
+    assert outcome("scale", view(story), 0) == Outcome(True, "is ready")
+    assert outcome("scale", view(running(job(workers=3))), 0) == Outcome(True, "is ready")
+
+
+def test_a_group_that_does_not_run_is_scaled_at_once() -> None:
+    story = running(job(workers=3))
+    story.happen(1.0, asked_to_stop(by="root"))
+    for rank in range(3):
+        story.happen(2.0, killed(rank, 15))
+        story.happen(2.0, gone(rank))
+    assert outcome("scale", view(story), 0) == Outcome(True, "is not running, and has 3 workers when it is started")
 
 
 def test_a_restart_is_so_when_workers_started_since_are_all_ready() -> None:

@@ -42,6 +42,20 @@ def test_groups_are_added_and_removed_in_the_order_of_their_files() -> None:
     assert compare(old, new) == Changes(added=("z", "x"), removed=("b", "c"))
 
 
+def test_a_change_of_a_number_of_workers_alone_is_but_a_scaling() -> None:
+    more = GroupChange(("workers",), ("workers",))
+    other = GroupChange(("command",), ("command",))
+    assert Changes().is_but_scaling("a")
+    assert Changes(changed={"a": more}).is_but_scaling("a")
+    for beyond in (
+        Changes(changed={"a": GroupChange(("command", "workers"), ("command", "workers"))}),
+        Changes(changed={"a": more, "b": other}),
+        Changes(changed={"a": more}, applied=("log.level",)),
+        Changes(changed={"a": more}, added=("c",)),
+    ):
+        assert not beyond.is_but_scaling("a")
+
+
 def test_a_group_of_either_configuration_has_one_fate() -> None:
     changes = Changes(
         added=("new",),
