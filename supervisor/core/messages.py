@@ -7,7 +7,7 @@ late report of an earlier attempt can be told from news. Instants are monotonic 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from supervisor.plan import GroupPlan, Reach, Source, World
 
@@ -45,9 +45,8 @@ class Returned:
     note: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """One start of one worker: the address on every message about it."""
+class Worker(NamedTuple):
+    """One start of one worker: the address on every message about it. (A named tuple, for its hash takes 0.1 us.)"""
 
     rank: int
     attempt: int
