@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The whole command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     # Only the verb that was asked for is imported; with none (or --help) all are, for their lines of help.
-    parser, verbs = parser_of([word for word in words[:1] if word in VERBS] or VERBS)
+    parser, verbs = parser_of([word for word in words[:1] if word in VERBS] or VERBS, words)
     arguments, unknown = parser.parse_known_args(words)
     if unknown:  # argparse itself would show the usage of ``rankd``, which says nothing about the verb's
         verbs[arguments.verb].error(f"unrecognized arguments: {' '.join(unknown)}")

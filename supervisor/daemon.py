@@ -40,6 +40,7 @@ from supervisor.host.landing import Landing
 from supervisor.host.leaves import contain
 from supervisor.host.names import user_names
 from supervisor.host.output import Output
+from supervisor.host.placing import Placer, Placing
 from supervisor.host.probes import Probes
 from supervisor.host.proc import Process
 from supervisor.host.process import Processes, seal_inherited_fds
@@ -86,10 +87,11 @@ LAST_WAIT = 5.0
 """Seconds that killed workers may take to be gone when a bug ends us."""
 
 
-def run(plan: DaemonPlan, source: str = "") -> int:
+def run(plan: DaemonPlan, source: str = "", placer: Placer | None = None) -> int:
     """Supervise until the end; returns the exit code. Raises ``RankdError`` before any worker has been started.
 
-    ``source``: the file that ``plan`` is from, to be read anew on SIGHUP; empty: there is none.
+    ``source``: the file that ``plan`` is from, to be read anew on SIGHUP; empty: there is none. ``placer``: who says
+    for each attempt where output goes.
     """
     signals.hold(plan.stop_signals)
     _open_standard_streams()
@@ -110,8 +112,9 @@ def run(plan: DaemonPlan, source: str = "") -> int:
             stack.callback(control.close)
         turns = Turns()
         daemon = Daemon(
-            plan, turns, listeners, agents, inherited, keeps_state=keeps_state, source=source, control=control
-        )
+            plan, turns, listeners, agents, inherited,
+            keeps_state=keeps_state, source=source, control=control, placer=placer,
+        )  # fmt: skip
         systemd.forget(os.environ)
         loops = {"loop_factory": partial(asyncio.SelectorEventLoop, turns)}
         return anyio.run(daemon.main, backend="asyncio", backend_options=loops)
@@ -131,10 +134,11 @@ class Daemon:
         keeps_state: bool = True,
         source: str = "",
         control: listen.BoundListener | str | None = None,
+        placer: Placer | None = None,
     ) -> None:
         """``inherited``: what there is to tell of an earlier daemon. ``keeps_state``: ``state.json`` is ours.
 
-        ``source``: see ``run``. ``control``: see ``claim``.
+        ``source`` and ``placer``: see ``run``. ``control``: see ``claim``.
         """
         self._plan = plan
         self._turns = turns
@@ -150,6 +154,8 @@ class Daemon:
         self._audience = Audience(plan, self._counts, self._apart, lambda: self._runtime.state.groups, self._deliver)
         self._shared: dict[str, tuple[GroupPlan, Mapping[str, str]]] = {}
         self._worlds = Worlds(self._open_rounds)
+        self._placer = placer
+        self._placing = Placing(placer, self._apart, self._refuse_start) if placer is not None else None
         self._state: StateFile | None = None
         self._commands: Commands | None = None
         self._post_record: PostRecord | None = None
@@ -182,8 +188,12 @@ class Daemon:
             self._counts.log_dropped_bytes = output.log_dropped_bytes
             become_subreaper()
             self._containment = contain(self._orphan_reaped, [group.resources for group in plan.groups.values()])
+            if self._placer is not None:
+                self._containment.leave_alone(self._placer.pid)
             self._containment.adopt_children()
             self._processes = Processes(self._post, output, self._containment)
+            if self._placing is not None:
+                self._audience.failures.places = self._placing.of
             self._landing = Landing(self._apart, self._processes.enqueue, self._refuse_start)
             self._vigils = Vigils(
                 plan,
@@ -248,7 +258,12 @@ class Daemon:
 
         first = workers[0]
         directory = f"{attempts_dir(self._plan, plan)}/attempt_{first.attempt}/{first.rank}"
-        self._landing.wait(group, plan.disk, directory, ((worker, partial(plan_of, worker)) for worker in workers))
+        starts = ((worker, partial(plan_of, worker)) for worker in workers)
+        land = partial(self._landing.wait, group, plan.disk, directory)
+        if self._placing is None:
+            land(starts)
+        else:
+            self._placing.wait(group, starts, land)
 
     def _environment(self, plan: GroupPlan) -> Mapping[str, str]:
         """What all workers of a group share; put together once for each plan of it."""
@@ -258,7 +273,8 @@ class Daemon:
         return known[1]
 
     def abandon(self, group: str) -> None:
-        for worker in self._landing.abandon(group):
+        unplaced = [] if self._placing is None else self._placing.abandon(group)
+        for worker in [*unplaced, *self._landing.abandon(group)]:
             self._post(group, WorkerNotStarted(worker, "abandoned", "its start was called off"))
         self._processes.abandon(group)
 
@@ -586,7 +602,7 @@ class Daemon:
         )
         code = -status.signal if status is not None and status.signal is not None else failure.exit_code
         try:
-            error_file.hand_on(f"{self._audience.failures.directory(root)}/error.json", ours, otherwise, code)
+            error_file.hand_on(self._audience.failures.error_file(root), ours, otherwise, code)
         except OSError as error:
             sys.stderr.write(f"rankd: cannot write the error file '{ours}': {error.strerror}\n")
 

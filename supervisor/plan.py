@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from string import Template
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 Scope = Literal["group", "worker"]
 Policy = Literal["always", "on-failure", "never"]
@@ -578,6 +579,22 @@ def torch_macros(word: str, local_rank: int) -> str:
     return Template(word).safe_substitute(local_rank=local_rank) if "$" in word else word
 
 
+class Places(NamedTuple):
+    """Where one worker's output goes, if not into files of its own directory. Absolute; "" is the console.
+
+    ``tee``: the streams that are on the console as well (see ``Streams``). ``error_file``: "" for none, None for that
+    in its own directory. ``env``: what else the worker is told.
+    """
+
+    stdout: str
+    stderr: str
+    tee: int = 0
+    error_file: str | None = None
+    filtered_stdout: str = ""
+    filtered_stderr: str = ""
+    env: Mapping[str, str] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
     """Everything needed to start one worker: what ``host.process`` is given.
@@ -598,6 +615,14 @@ class WorkerPlan:
     umask: int = -1
     resources: Resources = Resources()
     probe: Probe | None = None
+    places: Places | None = None
+
+    def placed(self, places: Places) -> WorkerPlan:
+        """The same worker, whose output goes there."""
+        env = {**self.env, **places.env}
+        if places.error_file is not None:
+            env["TORCHELASTIC_ERROR_FILE"] = places.error_file
+        return replace(self, env=env, places=places)
 
 
 def worker_plan(

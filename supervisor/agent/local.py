@@ -19,6 +19,7 @@ from supervisor.agent.supervision import Supervision
 from supervisor.core.state import Group
 from supervisor.errors import SupervisorBug
 from supervisor.host.signals import signal_door
+from supervisor.logs_dest import Reifies
 
 TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """What ends a program that does not care; Ctrl-C is asyncio's."""
@@ -40,7 +41,7 @@ class LocalElasticAgent:
     def __init__(
         self,
         spec: WorkerSpec,
-        logs_specs: LogsSpecs | str | None = None,
+        logs_specs: LogsSpecs | Reifies | str | None = None,
         start_method: str = "spawn",
         exit_barrier_timeout: float = 300,
         log_line_prefix_template: str | None = None,
@@ -50,8 +51,9 @@ class LocalElasticAgent:
         nobody has to be waited for.
 
         A text in second place is the start method, as in the example of torch's own docstring. Raises ``ValueError``
-        for any other than "spawn": a fork of a program with a loop and threads is not to be run on;
-        ``TypeError`` for another's specs of logs, torch's own included.
+        for any other than "spawn": a fork of a program with a loop and threads is not to be run on. Another's specs of
+        logs, torch's own included, are asked at each attempt, in the loop's thread, where output goes; ``TypeError``
+        for what cannot be asked.
         """
         if isinstance(logs_specs, str):
             start_method = logs_specs
@@ -60,7 +62,7 @@ class LocalElasticAgent:
         if shutdown_timeout < 0 or exit_barrier_timeout < 0:
             raise ValueError("a timeout must not be negative")
         self._spec = spec
-        self._logs = _logs(None if isinstance(logs_specs, str) else logs_specs)
+        self._logs, self._specs = _logs(None if isinstance(logs_specs, str) else logs_specs)
         self._prefix = log_line_prefix_template
         self._grace = shutdown_timeout
         self._supervision: Supervision | None = None
@@ -94,7 +96,7 @@ class LocalElasticAgent:
             raise RuntimeError("SIGCHLD is ignored in this process: nobody could learn how a worker has ended")
         with _directory(self._logs.log_dir) as directory:
             plan = plan_of(self._spec, self._logs, self._prefix, self._grace, directory)
-            supervision = self._supervision = Supervision(self._spec, plan)
+            supervision = self._supervision = Supervision(self._spec, plan, self._specs)
             try:
                 values = await supervision.supervise()
             except SupervisorBug:
@@ -108,13 +110,14 @@ class LocalElasticAgent:
         return RunResult(state, failures=supervision.failures(), reason=reason)
 
 
-def _logs(given: object) -> LogsSpecs:
-    if given is None:
-        return LogsSpecs()
-    if not isinstance(given, LogsSpecs):
+def _logs(given: LogsSpecs | Reifies | None) -> tuple[LogsSpecs, Reifies | None]:
+    """Ours, and another's."""
+    if given is None or isinstance(given, LogsSpecs):
+        return given or LogsSpecs(), None
+    if not callable(getattr(given, "reify", None)):
         kind = f"{type(given).__module__}.{type(given).__qualname__}"
-        raise TypeError(f"logs_specs must be a supervisor.LogsSpecs, not {kind}: rankd places logs itself")
-    return given
+        raise TypeError(f"logs_specs must be a supervisor.LogsSpecs, or have torch's reify, which {kind} has not")
+    return LogsSpecs(), given
 
 
 def _block(run: Coroutine[Any, Any, RunResult]) -> RunResult:

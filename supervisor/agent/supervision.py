@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,17 +20,21 @@ from supervisor.agent.spec import MASTER_ADDR, WorkerSpec
 from supervisor.core import groups
 from supervisor.core.events import Event
 from supervisor.core.groups import Begun, EndRequested
-from supervisor.core.messages import EvidenceTaken, ToPeers, Worker
+from supervisor.core.messages import EvidenceTaken, ToPeers, Worker, WorkerNotStarted
 from supervisor.core.state import Group
 from supervisor.errors import SupervisorBug
 from supervisor.host.console import Console
 from supervisor.host.containment import Sessions
+from supervisor.host.landing import Start
 from supervisor.host.output import Output
+from supervisor.host.placing import own_variables
 from supervisor.host.ports import PortClaim, PortRefused, claim_port, renew
 from supervisor.host.process import Processes
+from supervisor.logs_dest import Reifies, places_by
 from supervisor.plan import (
     DaemonPlan,
     GroupPlan,
+    Places,
     Reach,
     WorkerPlan,
     World,
@@ -52,10 +56,12 @@ LAST_WAIT = 5.0
 class Supervision:
     """Builds and wires the parts; also the hands of its runtime. Has to be awaited once, with ``supervise``."""
 
-    def __init__(self, spec: WorkerSpec, plan: DaemonPlan) -> None:
-        """Raises what pickling the spec's function and arguments raises."""
+    def __init__(self, spec: WorkerSpec, plan: DaemonPlan, specs: Reifies | None = None) -> None:
+        """``specs``: who says where output goes. Raises what pickling the spec's function and arguments raises."""
         self._spec = spec
         self._plan = plan
+        self._specs = specs
+        self._places: Mapping[int, Places] = {}
         (self._group,) = plan.groups.values()
         self._calls = pickled(spec)
         self._shared = group_environment(plan, self._group, os.environ)
@@ -99,13 +105,13 @@ class Supervision:
             fields = event.fields
             if fields["attempt"] != self.group.attempt:
                 continue
-            ended = self.group.ended.get(fields["local_rank"])
-            found[fields["rank"]] = failure_of(
-                event,
-                ended.status if ended is not None else None,
-                f"{directory}/attempt_{fields['attempt']}/{fields['local_rank']}/error.json",
-                int(clock.wall(event.at)),
-            )
+            local_rank = fields["local_rank"]
+            ended, places = self.group.ended.get(local_rank), self._places.get(local_rank)
+            error_file = places.error_file if places is not None else None
+            if error_file is None:
+                error_file = f"{directory}/attempt_{fields['attempt']}/{local_rank}/error.json"
+            status = ended.status if ended is not None else None
+            found[fields["rank"]] = failure_of(event, status, error_file, int(clock.wall(event.at)))
         return found
 
     # ---- hands (see runtime.Hands)
@@ -128,7 +134,21 @@ class Supervision:
             made = worker_plan(self._plan, plan, world, shared, worker.rank, attempt=worker.attempt, restarts=restarts)
             return replace(made, argv=argv_of(self._spec, worker.rank))
 
-        self._processes.enqueue(plan.name, ((worker, partial(plan_of, worker)) for worker in workers))
+        starts: Iterable[Start] = ((worker, partial(plan_of, worker)) for worker in workers)
+        if self._specs is not None:
+            try:
+                starts = self._placed(self._specs, tuple(starts))
+            except Exception as error:  # noqa: BLE001 - somebody else's code: whatever it raises is the reason
+                why = f"{type(self._specs).__qualname__}: {error}"
+                for worker in workers:
+                    self._runtime.post(plan.name, WorkerNotStarted(worker, "transient", why))
+                return
+        self._processes.enqueue(plan.name, starts)
+
+    def _placed(self, specs: Reifies, starts: Sequence[Start]) -> list[Start]:
+        plans = {worker.rank: make() for worker, make in starts}
+        places = self._places = places_by(specs, {rank: own_variables(plan) for rank, plan in plans.items()})
+        return [(worker, partial(plans[worker.rank].placed, places[worker.rank])) for worker, _ in starts]
 
     def abandon(self, group: str) -> None:
         self._processes.abandon(group)
@@ -183,7 +203,7 @@ class Supervision:
     def _output(self) -> Iterator[Output]:
         """Consoles only if something is to be copied to them: else workers have the caller's own stdout and stderr."""
         logs = self._group.logs
-        teed = any(logs.tee[rank] for rank in range(self._group.workers))
+        teed = self._specs is not None or any(logs.tee[rank] for rank in range(self._group.workers))
         out = Console(1) if teed else None
         err = out if out is None or os.path.sameopenfile(1, 2) else Console(2)
         output = Output(out, err)

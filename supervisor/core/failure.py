@@ -11,6 +11,7 @@ from typing import Any
 
 from supervisor.core.events import Event, Who
 from supervisor.core.state import Group
+from supervisor.plan import Places
 
 WIDTH = 72
 TRACEBACK_LINES = 40
@@ -55,13 +56,13 @@ def who(event: Event) -> Who:
 
 def post_mortem(
     group: Group, roots: Sequence[Event], others: Sequence[Event], *,
-    host: str, directory: str, date: Callable[[float], str],
+    host: str, directory: str, date: Callable[[float], str], places: Callable[[Who], Places | None] = lambda _: None,
 ) -> list[str]:  # fmt: skip
     """The lines that people are shown when ``group`` has failed; none when no worker is to blame.
 
     ``roots`` as in ``root_cause``, and ``others`` are the events that came after the last of them; ``directory`` is
-    where the group's attempts are, and ``date`` says when an instant was. A line is as long as what is in it, and may
-    have any characters.
+    where the group's attempts are, and the output of its workers, but of those whose ``places`` are elsewhere; ``date``
+    says when an instant was. A line is as long as what is in it, and may have any characters.
     """
     root = root_cause(group, roots)
     if root is None:
@@ -69,7 +70,7 @@ def post_mortem(
     why = group.verdict.why if group.verdict is not None else ""
     lines = ["=" * WIDTH, f"group {group.plan.name} FAILED: {why}", "-" * WIDTH]
     lines.append(f"Root cause (first failure of attempt {who(root).attempt}):")
-    lines += [f"  {line}" for line in _in_full(group, root, host, directory, date)]
+    lines += [f"  {line}" for line in _in_full(group, root, host, directory, date, places)]
     lines += _section("Other failures:", _first([_in_brief(event) for event in others]))
     lines += _section("Stopped by rankd, no failures of their own:", _stopped(group))
     lines += _section("Root causes of earlier attempts:", _last([_in_brief(event) for event in roots[:-1]]))
@@ -89,7 +90,10 @@ def _last(lines: list[str]) -> list[str]:
     return ([f"... {len(lines) - OTHERS} before these"] if len(lines) > OTHERS else []) + lines[-OTHERS:]
 
 
-def _in_full(group: Group, event: Event, host: str, directory: str, date: Callable[[float], str]) -> Iterator[str]:
+def _in_full(
+    group: Group, event: Event, host: str, directory: str, date: Callable[[float], str],
+    places: Callable[[Who], Places | None],
+) -> Iterator[str]:  # fmt: skip
     fields, of = event.fields, who(event)
     pid = f" (pid {fields['pid']})" if "pid" in fields else ""
     yield f"rank      : {of.rank} (local rank {of.local_rank}) on {host}{pid}"
@@ -107,7 +111,9 @@ def _in_full(group: Group, event: Event, host: str, directory: str, date: Callab
         yield from _text("traceback", fields["traceback"], TRACEBACK_LINES)
     if "stderr_tail" in fields:
         yield from _text("stderr", fields["stderr_tail"], STDERR_LINES)
-    if pid:
+    if pid and (elsewhere := places(of)) is not None:
+        yield f"logs      : {', '.join(_files(elsewhere, fields)) or 'none'}"
+    elif pid:
         yield f"logs      : {directory}/attempt_{of.attempt}/{of.local_rank}/{_logs(group, fields, of.local_rank)}"
 
 
@@ -132,6 +138,14 @@ def _logs(group: Group, fields: Any, local_rank: int) -> str:
     if {"error", "error_note"} & fields.keys():
         names.append("error.json")
     return names[0] if len(names) == 1 else f"{{{','.join(names)}}}" if names else ""
+
+
+def _files(places: Places, fields: Any) -> list[str]:
+    """Likewise, where somebody else has placed them."""
+    files = [places.stdout, places.stderr]
+    if {"error", "error_note"} & fields.keys():
+        files.append(places.error_file or "")
+    return list(dict.fromkeys(file for file in files if file and file != "/dev/null"))
 
 
 def _text(name: str, text: str, limit: int) -> Iterator[str]:

@@ -129,13 +129,11 @@ class Output:
     def _route(self, attached: Attached, name: str, bit: int, console: Console | None, inherited: int) -> int:
         """The descriptor that is the stream ``name`` of the worker (torch's rules: ``DefaultLogsSpecs.reify``)."""
         plan = attached.plan
-        logs, rank = plan.logs, plan.local_rank
-        shown = not logs.local_ranks_filter or rank in logs.local_ranks_filter
-        teed = bool(logs.tee[rank] & bit)
-        has_file = teed or bool(logs.redirects[rank] & bit)
+        logs = plan.logs
+        path, teed, shown = _place(plan, name, bit)
+        has_file = bool(path)
         if not has_file and not logs.journal:
             return inherited if shown else self._null
-        path = f"{plan.directory}/{name}.log"
         followed = teed and shown
         texts = (logs.duplicate_stdout_filters if bit == STDOUT else logs.duplicate_stderr_filters) if followed else ()
         if not followed or console is None:
@@ -172,22 +170,24 @@ class Output:
         patient = plan.logs.when_full == "block"
         opened = partial(_opened, plan, path, plan.logs.rotate)
         return HandedFile(
-            self._disk_of(plan), opened, losses,
+            self._disk_of(path), opened, losses,
             patient=patient, on_room=self._pipes.wake, on_closed=self._files.discard,
         )  # fmt: skip
 
-    def _disk_of(self, plan: WorkerPlan) -> Disk:
+    def _disk_of(self, path: str) -> Disk:
         """Each file system has a thread: one that does not answer must not hold up the others."""
-        return self._disks[os.stat(plan.directory).st_dev]
+        return self._disks[os.stat(os.path.dirname(path)).st_dev]
 
     def _filtered_file(self, plan: WorkerPlan, name: str) -> FilteredFile:
         """The file for that stream of all ranks of an attempt, with one user more."""
         path = f"{os.path.dirname(plan.directory)}/filtered_{name}.log"
+        if plan.places is not None:
+            path = plan.places.filtered_stdout if name == "stdout" else plan.places.filtered_stderr
         file = self._filtered.get(path)
         if file is None:
             losses = self._losses(plan, name, f"filtered_{name}.log")
             file = FilteredFile(
-                self._disk_of(plan), partial(_opened, plan, path, Rotation()), losses,
+                self._disk_of(path), partial(_opened, plan, path, Rotation()), losses,
                 patient=plan.logs.when_full == "block", on_room=self._pipes.wake,
                 on_closed=self._files.discard, left=partial(self._filtered.pop, path),
             )  # fmt: skip
@@ -345,6 +345,18 @@ class Attached:
     def _close_child_ends(self) -> None:
         while self.child_ends:
             os.close(self.child_ends.pop())
+
+
+def _place(plan: WorkerPlan, name: str, bit: int) -> tuple[str, bool, bool]:
+    """The file of that stream ("": none), whether it is copied to the console, and whether that shows this worker."""
+    logs, rank, places = plan.logs, plan.local_rank, plan.places
+    if places is not None:
+        path = places.stdout if bit == STDOUT else places.stderr
+        nowhere = path == os.devnull
+        return "" if nowhere else path, bool(places.tee & bit), not nowhere
+    teed = bool(logs.tee[rank] & bit)
+    path = f"{plan.directory}/{name}.log" if teed or logs.redirects[rank] & bit else ""
+    return path, teed, not logs.local_ranks_filter or rank in logs.local_ranks_filter
 
 
 def _opened(plan: WorkerPlan, path: str, rules: Rotation, losses: Losses) -> LogFile:

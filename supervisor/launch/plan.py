@@ -57,12 +57,16 @@ _LEVELS: Mapping[str, Level] = {
 
 
 class Launch(NamedTuple):
-    """What is to be done: ``plan`` needs places for it first. ``notes`` are for whoever has asked."""
+    """What is to be done: ``plan`` needs places for it first. ``notes`` are for whoever has asked.
+
+    ``logs_specs``: the class that says where output goes; "": we do.
+    """
 
     run_id: str
     stop_signals: tuple[int, ...]
     notes: tuple[str, ...]
     plan: Callable[[Places], DaemonPlan]
+    logs_specs: str = ""
 
 
 def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Launch:
@@ -145,7 +149,8 @@ def launch_of(flags: Namespace, environ: Mapping[str, str], node_id: str) -> Lau
         )
 
     notes += _notes(flags, workers, tee, environ)
-    return Launch(met.run_id, stop_signals, tuple(notes) if level != "error" else (), plan)
+    specs = "" if flags.logs_specs in (None, "default") else str(flags.logs_specs)
+    return Launch(met.run_id, stop_signals, tuple(notes) if level != "error" else (), plan, specs)
 
 
 def _command(flags: Namespace, environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -165,8 +170,8 @@ def _impossible(flags: Namespace) -> list[str]:
         wrong.append("--no-python and --module exclude one another: a module needs Python")
     if flags.run_path and flags.start_method != "spawn":
         wrong.append(f"--start-method {flags.start_method}: a worker is a fresh interpreter (allowed: spawn)")
-    if flags.logs_specs not in (None, "default"):
-        wrong.append(f"--logs-specs {flags.logs_specs}: {refused.logs_specs(flags.logs_specs)}")
+    if flags.logs_specs not in (None, "default") and (why := refused.logs_specs(flags.logs_specs)):
+        wrong.append(f"--logs-specs {flags.logs_specs}: {why}")
     return wrong
 
 

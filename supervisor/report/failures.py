@@ -14,9 +14,9 @@ from typing import Any
 
 from supervisor import clock
 from supervisor.core import events, failure
-from supervisor.core.events import Event
+from supervisor.core.events import Event, Who
 from supervisor.core.state import Group
-from supervisor.plan import DaemonPlan, attempts_dir
+from supervisor.plan import DaemonPlan, Places, attempts_dir
 from supervisor.report.log import to_json
 from supervisor.report.prose import printable
 
@@ -60,6 +60,8 @@ class Failures:
         self._others: defaultdict[str, list[Event]] = defaultdict(list)
         self._unwritten: defaultdict[str, list[Event]] = defaultdict(list)
         self._in_trouble: set[str] = set()
+        self.places: Callable[[Who], Places | None] = lambda _: None
+        """Where the output of a worker went, if not into its own directory."""
 
     def go_by(self, plan: DaemonPlan) -> None:
         """From here on the configuration is this one. A group that is not in it may still have something to tell."""
@@ -92,6 +94,12 @@ class Failures:
         """The directory of the worker that an event of ours is about."""
         who = failure.who(event)
         return f"{attempts_dir(self._plan, self._plan.groups[who.group])}/attempt_{who.attempt}/{who.local_rank}"
+
+    def error_file(self, event: Event) -> str:
+        """Where that worker was to say what went wrong; "" for nowhere."""
+        places = self.places(failure.who(event))
+        said = places.error_file if places is not None else None
+        return f"{self.directory(event)}/error.json" if said is None else said
 
     def flush(self) -> None:
         """Everything heard so far is on its way into its file. Never raises."""
@@ -131,6 +139,7 @@ class Failures:
             host=self._plan.node_id,
             directory=attempts_dir(self._plan, self._plan.groups[name]),
             date=clock.rfc3339,
+            places=self.places,
         )
         if lines:
             self._show("".join(f"{printable(line)}\n" for line in lines).encode(errors="replace"))

@@ -11,7 +11,9 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +30,7 @@ def spec(entrypoint: Callable[..., Any] | str, *args: object, workers: int = 2, 
     return WorkerSpec("trainer", workers, entrypoint=entrypoint, **settings)
 
 
-async def run(what: WorkerSpec, logs: LogsSpecs | None = None, **otherwise: Any) -> RunResult:
+async def run(what: WorkerSpec, logs: LogsSpecs | Flat | None = None, **otherwise: Any) -> RunResult:
     async with asyncio.timeout(30):
         return await LocalElasticAgent(what, logs, **otherwise).run()
 
@@ -265,6 +267,45 @@ async def test_of_half_a_million_lines_none_is_lost(tmp_path: Path) -> None:
     assert log.read_text().splitlines() == [f"line {number}" for number in range(500_000)]
 
 
+@dataclass
+class Flat:
+    """As torch's ``LogsSpecs``: all files of an attempt in one directory."""
+
+    directory: Path
+    wrong: str = ""
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> SimpleNamespace:
+        if self.wrong:
+            raise RuntimeError(self.wrong)
+        attempt = envs[0]["TORCHELASTIC_RESTART_COUNT"]
+
+        def files(name: str) -> dict[int, str]:
+            return {rank: f"{self.directory}/{attempt}-{envs[rank]['RANK']}.{name}" for rank in envs}
+
+        out, err = files("out"), files("err")
+        return SimpleNamespace(stdouts=out, stderrs=err, tee_stdouts={1: out[1]}, error_files=files("error"))
+
+
+async def test_output_goes_where_anothers_specs_say(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    await run(spec(jobs.talk), Flat(tmp_path), log_line_prefix_template="<${rank}> ")
+    texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert texts == {"0-0.out": "out 0\n", "0-1.out": "out 1\n", "0-0.err": "err 0\n", "0-1.err": "err 1\n"}
+    assert capfd.readouterr() == ("<1> out 1\n", "")
+
+
+async def test_a_failure_is_read_from_the_file_that_anothers_specs_say(tmp_path: Path) -> None:
+    result = await run(spec(jobs.fail, "no luck", 1, workers=3), Flat(tmp_path))
+    failure = result.failures[1]
+    assert failure.error_file == f"{tmp_path}/0-1.error"
+    assert "no luck" in failure.message
+
+
+async def test_anothers_specs_that_fail_are_the_reason(tmp_path: Path) -> None:
+    result = await run(spec(jobs.talk, max_restarts=0), Flat(tmp_path, "disk quota"))
+    assert result.is_failed()
+    assert "Flat: disk quota" in result.reason
+
+
 async def test_otherwise_output_is_the_callers(capfd: pytest.CaptureFixture[str]) -> None:
     await run(spec(jobs.talk, workers=1))
     assert capfd.readouterr() == ("out 0\n", "err 0\n")
@@ -305,10 +346,9 @@ def test_functions_are_never_run_in_a_fork() -> None:
         LocalElasticAgent(spec("true"), shutdown_timeout=-1)
 
 
-def test_specs_of_logs_that_are_anothers_are_refused_rather_than_passed_over() -> None:
-    """torch's DefaultLogsSpecs, from a script of which not all imports were changed."""
+def test_specs_of_logs_that_cannot_be_asked_are_refused_rather_than_passed_over() -> None:
     others: Any = argparse.Namespace(log_dir="logs")
-    with pytest.raises(TypeError, match=r"supervisor\.LogsSpecs, not argparse\.Namespace"):
+    with pytest.raises(TypeError, match=r"or have torch's reify, which argparse\.Namespace has not"):
         LocalElasticAgent(spec("true"), others)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from supervisor.core import events, failure
 from supervisor.core.events import Event, Who
 from supervisor.core.messages import ErrorReport, ExitStatus
-from supervisor.plan import Backoff, LogRules, RestartRules, Streams
+from supervisor.plan import Backoff, LogRules, Places, RestartRules, Streams
 from tests.stories.story import (
     Story,
     asked_to_stop,
@@ -204,6 +204,21 @@ def test_only_files_that_there_are_are_named() -> None:
         group = story.group._replace(plan=replace(story.group.plan, logs=logs))
         lines = failure.post_mortem(group, [told(ExitStatus(1), error=error)], [], host="h", directory="/d", date=str)
         assert [line for line in lines if line.startswith("  logs")] == [f"  logs      : /d/{end}"]
+
+
+def test_files_that_somebody_else_has_placed_are_named_where_they_are() -> None:
+    group = ended().group
+    for places, error, end in (
+        (Places("/a/out", "/a/err"), ERROR, "/a/out, /a/err"),
+        (Places("/a/both", "/a/both", error_file="/a/error"), ERROR, "/a/both, /a/error"),
+        (Places("/a/out", "", error_file="/a/error"), None, "/a/out"),
+        (Places("", "/dev/null"), None, "none"),
+    ):
+        root = told(ExitStatus(1), error=error)
+        lines = failure.post_mortem(
+            group, [root], [], host="h", directory="/d", date=str, places={failure.who(root): places}.get
+        )
+        assert [line for line in lines if line.startswith("  logs")] == [f"  logs      : {end}"]
 
 
 def test_a_worker_that_never_ran_is_a_root_cause_without_pid_and_logs() -> None:

@@ -74,6 +74,10 @@ def test_a_worker_reads_what_is_given_to_the_launch(tmp_path: Path) -> None:
         (["--torchrun-exit-codes", "--no-python", "/bin/true"], 0),
         (["--nproc-per-node=none", "/bin/true"], 64),
         (["--torchrun-exit-codes", "--nproc-per-node=none", "/bin/true"], 1),
+        (["--max-restarts", "many", "--torchrun-exit-codes", "/bin/true"], 2),
+        (["--torchrun_exit_codes", "--no-such-flag", "/bin/true"], 2),
+        (["--torchrun-exit-codes"], 2),
+        (["--no-such-flag", "/bin/true"], 64),
     ],
 )
 def test_the_exit_code_is_the_root_causes(words: list[str], code: int, tmp_path: Path) -> None:
