@@ -286,8 +286,8 @@ class Part:
                 pass
             case WorldCame(world, restarts):
                 self._post(name, WorldFormed(self._attempt, world, restarts))
-            case WorldEnded(why, because, host, None):
-                self._post(name, WorldLost(self._attempt, why, because, host))
+            case WorldEnded(why, because, host, None, restarts, last):
+                self._post(name, WorldLost(self._attempt, why, because, host, restarts, last))
             case WorldEnded(verdict=verdict) | JobOver(verdict):
                 assert verdict is not None, "the case above"
                 self._ended = True

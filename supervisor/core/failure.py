@@ -45,7 +45,9 @@ def root_cause(group: Group, roots: Sequence[Event]) -> Event | None:
         return None
     last = who(roots[-1])
     is_it = (last.rank, last.attempt) == (cause.rank, cause.attempt)
-    return roots[-1] if is_it and (group.plan.restart.scope == "worker" or last.attempt == group.attempt) else None
+    # With other hosts, the next attempt has begun when it is agreed that there is none: it never had a world.
+    newest = group.attempt if group.world is not None else group.attempt - 1
+    return roots[-1] if is_it and (group.plan.restart.scope == "worker" or last.attempt >= newest) else None
 
 
 def who(event: Event) -> Who:

@@ -131,12 +131,18 @@ HowItEnded = Literal["closed", "timed_out", "unreachable"]
 
 @dataclass(frozen=True, slots=True)
 class WorldLost:
-    """The world of this attempt is no more: ``host`` has arrived, has left, has a worker that failed, or has asked."""
+    """The world of this attempt is no more: ``host`` has arrived, has left, has a worker that failed, or has asked.
+
+    ``restarts``: how many the whole job has used with this one; None: nobody has said. ``last``: there will be no other
+    world, unless a host of this one turns out to be gone.
+    """
 
     attempt: int
     reason: str
     because: Because = "asked"
     host: str = ""
+    restarts: int | None = None
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ hosts agree upon, by one budget. Who succeeds waits for the others.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 from supervisor.core import events, peer_events, restarts
@@ -74,7 +75,7 @@ def peers_told(turn: Turn, told: WorldLost | JobEnded | PeersAwaited | PeersLost
 
 
 def _world_lost(turn: Turn, lost: WorldLost) -> None:
-    """Stop, and join again. Nothing is charged for it here: what a failure elsewhere costs, the next round says."""
+    """Stop, and join again. Nothing is charged for it here: what a failure elsewhere costs is for all to know."""
     group = turn.group
     if lost.attempt != group.attempt or group.phase not in (Phase.STARTING, Phase.RUNNING):
         return
@@ -87,9 +88,12 @@ def _world_lost(turn: Turn, lost: WorldLost) -> None:
                 turn.now, name, attempt, group.world.round, lost.reason, lost.because, lost.host
             )
         )
-    left = restarts.restarts_left(group.plan.restart, group.history, turn.now)
-    cause = "peer_failed" if lost.because == "failed" else "membership"
-    turn.events.append(events.group_restarting(turn.now, name, attempt, lost.reason, cause, left, 0.0))
+    if lost.restarts is not None:
+        turn.set(history=replace(group.history, used=lost.restarts))
+    if not lost.last:
+        left = restarts.restarts_left(group.plan.restart, turn.group.history, turn.now)
+        cause = "peer_failed" if lost.because == "failed" else "membership"
+        turn.events.append(events.group_restarting(turn.now, name, attempt, lost.reason, cause, left, 0.0))
     stop(turn, Again(0.0, 1, lost.reason), lost.reason)
 
 

@@ -55,13 +55,16 @@ class WorldCame:
 class WorldEnded:
     """Stop the workers, and call ``workers_gone`` when the last is gone.
 
-    ``because`` and ``host`` as in a round; with a ``verdict`` no world follows.
+    ``because`` and ``host`` as in a round; with a ``verdict`` no world follows. ``restarts``: how many the job has used
+    by now, if that is known; ``last``: no world follows unless a host of this one is gone.
     """
 
     why: str
     because: Because = "asked"
     host: str = ""
     verdict: Verdict | None = None
+    restarts: int | None = None
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,7 +457,8 @@ class Member:
                 self._tell(WorldEnded(why))
             else:
                 verdict = round.verdict if round.phase == "closed" else None
-                self._tell(WorldEnded(why, round.because or "asked", round.host, verdict))
+                last = round.verdict is not None
+                self._tell(WorldEnded(why, round.because or "asked", round.host, verdict, round.restarts, last))
 
     def _note_waiting(self, round: Round | None) -> None:
         why = "" if self._me.running else waits_for(round, self._rules)

@@ -10,7 +10,7 @@ from typing import Any
 from supervisor.core import events, failure
 from supervisor.core.events import Event, Who
 from supervisor.core.messages import ErrorReport, ExitStatus
-from supervisor.plan import Backoff, LogRules, Places, RestartRules, Streams
+from supervisor.plan import Backoff, LogRules, Places, RendezvousRules, RestartRules, Streams
 from tests.stories.story import (
     Story,
     asked_to_stop,
@@ -19,7 +19,9 @@ from tests.stories.story import (
     formed,
     gone,
     job,
+    job_ended,
     killed,
+    met,
     not_started,
     refused,
     running,
@@ -245,6 +247,16 @@ def test_where_no_worker_is_to_blame_there_is_nothing_to_tell() -> None:
     once_more = RestartRules(max_restarts=1, backoff=Backoff(0.0, jitter=0.0))
     story = runs(1, once_more).then(exited(0, 3), gone(0), formed(), refused("no port"), asked_to_stop(hurry=True))
     assert story.lines == []
+
+
+def test_with_other_hosts_the_cause_is_told_though_it_was_agreed_on_only_later() -> None:
+    """The next attempt had begun by then; it had no world."""
+    once = RestartRules(max_restarts=1, backoff=Backoff(0.0, jitter=0.0))
+    story = Told(job(restart=once, rendezvous=RendezvousRules("etcd", 2)))
+    story.then(up(), met(1, restarts=1), started(0), exited(0, 7), gone(0))
+    story.then(job_ended(f"{story.group.failure.reason if story.group.failure else ''} (host h1)", 7))
+    assert story.group.attempt == 1
+    assert "Root cause (first failure of attempt 0):" in story.lines
 
 
 def test_a_failure_that_was_repaired_is_not_the_cause_of_a_later_one() -> None:

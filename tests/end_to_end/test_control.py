@@ -353,7 +353,7 @@ def test_garbage_and_what_never_comes_to_an_end_is_cut_off(rankd: Start) -> None
     for sent, answer in (
         (b"\0\1\2\r\n\r\n", b"400"),
         (b"GET /" + b"x" * 20_000, b"431"),
-        (b"POST /groups/cache/scale HTTP/1.0\r\n\r\n", b"404"),
+        (b"POST /groups/cache/grow HTTP/1.0\r\n\r\n", b"404"),
         (b"GET /drain HTTP/1.0\r\n\r\n", b"404"),
         (b"POST /groups/cache/signal?signal=0 HTTP/1.0\r\n\r\n", b"400"),
         (b"POST /groups/cache/signal?signal=15&rank=-1 HTTP/1.0\r\n\r\n", b"400"),

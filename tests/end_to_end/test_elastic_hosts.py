@@ -238,6 +238,8 @@ def test_the_verdict_is_the_same_on_every_host(hosts: Hosts) -> None:
     assert reason.startswith("rank 1 exited with code 7")
     assert reason.endswith("(host h2)")
     assert not late.all("worker.started")
+    charged = daemons[0].all("group.restarting", cause="peer_failed")
+    assert [one["restarts_left"] for one in charged] == [0], "the second one was no restart"
 
 
 def test_a_host_that_succeeds_first_waits_for_the_others(hosts: Hosts) -> None:
@@ -370,6 +372,8 @@ def test_launch_meets_other_hosts_by_torchruns_words(common: Etcd, tmp_path: Pat
     lines = [line.split() for out, _ in said for line in out.splitlines() if line.startswith("seen 1 ")]
     assert [line[2:3] + line[4:] for line in lines] == [["2", "0"], ["2", "1"]], said
     assert {line[3] for line in lines} <= {"127.0.0.1", "127.0.0.2"}
+    (explained,) = [err for _, err in said if "Root cause (first failure of attempt 1):" in err]
+    assert "reason    : exited with code 5" in explained
 
 
 def test_launch_without_its_etcd_exits_with_69_and_without_peers_with_75(common: Etcd, tmp_path: Path) -> None:

@@ -136,8 +136,12 @@ def met(round: int, restarts: int = 0) -> Happening:
     return Happening("", make)
 
 
-def world_lost(reason: str, because: str, host: str) -> Happening:
-    return Happening("", lambda story, name: WorldLost(story[name].attempt, reason, cast("Because", because), host))
+def world_lost(reason: str, because: str, host: str, *, restarts: int | None = None, last: bool = False) -> Happening:
+    """``restarts``: how many all have used by then; ``last``: no other world will come."""
+    return Happening(
+        "",
+        lambda story, name: WorldLost(story[name].attempt, reason, cast("Because", because), host, restarts, last),
+    )
 
 
 def job_ended(why: str, exit_code: int = 0, how: HowItEnded = "closed") -> Happening:

@@ -88,6 +88,22 @@ def test_a_failure_elsewhere_is_a_restart_here() -> None:
     )  # fmt: skip
 
 
+def test_a_failure_elsewhere_says_how_many_restarts_are_left_after_it() -> None:
+    """The one before had left two of three."""
+    story = one_of_several().tell(
+        (5.0, world_lost("rank 0 was killed", "failed", "h1", restarts=2), "SIGTERM tree 0#0 1#0; timer ladder 35",
+         "group.restarting cause=peer_failed restarts_left=1; group.stopping"),
+    )  # fmt: skip
+    assert story.view.restarts_left == 1
+
+
+def test_a_failure_elsewhere_that_was_one_too_many_is_no_restart() -> None:
+    one_of_several(max_restarts=1).tell(
+        (5.0, world_lost("rank 0 was killed", "failed", "h1", restarts=1, last=True),
+         "SIGTERM tree 0#0 1#0; timer ladder 35", "group.stopping"),
+    )  # fmt: skip
+
+
 def test_who_would_give_up_asks_the_others() -> None:
     """Its budget is used up; but another host has been first, and its failure has been charged instead."""
     story = one_of_several(max_restarts=1).tell(
