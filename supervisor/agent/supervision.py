@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -134,21 +134,25 @@ class Supervision:
             made = worker_plan(self._plan, plan, world, shared, worker.rank, attempt=worker.attempt, restarts=restarts)
             return replace(made, argv=argv_of(self._spec, worker.rank))
 
-        starts: Iterable[Start] = ((worker, partial(plan_of, worker)) for worker in workers)
-        if self._specs is not None:
-            try:
-                starts = self._placed(self._specs, tuple(starts))
-            except Exception as error:  # noqa: BLE001 - somebody else's code: whatever it raises is the reason
-                why = f"{type(self._specs).__qualname__}: {error}"
-                for worker in workers:
-                    self._runtime.post(plan.name, WorkerNotStarted(worker, "transient", why))
-                return
-        self._processes.enqueue(plan.name, starts)
+        starts: list[Start] = [(worker, partial(plan_of, worker)) for worker in workers]
+        placed = starts if self._specs is None else self._placed(self._specs, starts)
+        if not isinstance(placed, str):
+            self._processes.enqueue(plan.name, placed)
+            return
+        for worker in workers:
+            self._runtime.post(plan.name, WorkerNotStarted(worker, "transient", placed))
 
-    def _placed(self, specs: Reifies, starts: Sequence[Start]) -> list[Start]:
-        plans = {worker.rank: make() for worker, make in starts}
-        places = self._places = places_by(specs, {rank: own_variables(plan) for rank, plan in plans.items()})
-        return [(worker, partial(plans[worker.rank].placed, places[worker.rank])) for worker, _ in starts]
+    def _placed(self, specs: Reifies, starts: list[Start]) -> list[Start] | str:
+        """The starts with output where the caller's object says, or why it does not say so."""
+        try:
+            plans = {worker.rank: make() for worker, make in starts}
+        except ValueError:
+            return starts  # they cannot be started, and are told why by who tries
+        try:
+            self._places = places_by(specs, {rank: own_variables(plan) for rank, plan in plans.items()})
+        except Exception as error:  # noqa: BLE001 - somebody else's code: whatever it raises is the reason
+            return f"{type(specs).__qualname__}: {error}"
+        return [(worker, partial(plans[worker.rank].placed, self._places[worker.rank])) for worker, _ in starts]
 
     def abandon(self, group: str) -> None:
         self._processes.abandon(group)

@@ -52,8 +52,7 @@ def main(name: str, log_dir: str, redirects: str, tee: str, ranks: str) -> int:
 
 
 def _made(name: str, log_dir: str | None, redirects: str, tee: str, ranks: list[int] | None) -> Reifies:
-    (entry,) = metadata.entry_points(group=GROUP, name=name)
-    made_by = entry.load()
+    made_by = next(iter(metadata.entry_points(group=GROUP, name=name))).load()
     torchs = sys.modules.get("torch.distributed.elastic.multiprocessing.api")
     std = Std if torchs is None else torchs.Std
     specs: Reifies = made_by(
