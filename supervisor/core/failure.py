@@ -19,6 +19,9 @@ STDERR_LINES = 20
 OTHERS = 8
 """Lines, and workers by name, that are shown at most."""
 
+HEAD = "Traceback (most recent call last):"
+"""The first line of each of Python's tracebacks."""
+
 HINTS = {
     "SIGABRT": "a failed assertion or an uncaught exception of native code",
     "SIGBUS": "memory that its file cannot back: is /dev/shm, or a disk, full?",
@@ -103,7 +106,7 @@ def _in_full(
     yield f"reason    : {fields['reason']}"
     if "evidence" in fields:
         yield f"evidence  : {fields['evidence']}"
-    if hint := _hint(fields):
+    if hint := _hint(fields, records=group.plan.returns):
         yield f"hint      : {hint}"
     if "error" in fields:
         yield from _text("error", fields["error"], TRACEBACK_LINES)
@@ -111,16 +114,16 @@ def _in_full(
         yield f"note      : {fields['error_note']}"
     if "traceback" in fields:
         yield from _text("traceback", fields["traceback"], TRACEBACK_LINES)
-    if "stderr_tail" in fields:
-        yield from _text("stderr", fields["stderr_tail"], STDERR_LINES)
+    if stderr := _beside(fields.get("traceback", ""), fields.get("stderr_tail", "")):
+        yield from _text("stderr", stderr, STDERR_LINES)
     if pid and (elsewhere := places(of)) is not None:
         yield f"logs      : {', '.join(_files(elsewhere, fields)) or 'none'}"
     elif pid:
         yield f"logs      : {directory}/attempt_{of.attempt}/{of.local_rank}/{_logs(group, fields, of.local_rank)}"
 
 
-def _hint(fields: Any) -> str:
-    """What else there is to think of."""
+def _hint(fields: Any, *, records: bool) -> str:
+    """What else there is to think of. ``records``: an exception would be in the worker's error file in any case."""
     if fields.get("by") in ("probe", "timer", "heartbeat"):
         return ""  # how it ended was our doing, and why is in the reason
     if "signal" in fields:
@@ -128,9 +131,20 @@ def _hint(fields: Any) -> str:
     code = fields.get("exit_code", 0)
     if 128 < code < 160:
         return f"128 + {code - 128}: a shell says so when a signal has ended what it ran"
-    if "pid" in fields and not {"error", "error_note", "stderr_tail"} & fields.keys():
+    if "pid" in fields and not records and not {"error", "error_note", "stderr_tail"} & fields.keys():
         return "decorate its main function with supervisor.worker.record, or torch's, to see the exception here"
     return ""
+
+
+def _beside(traceback: str, stderr: str) -> str:
+    """What the worker has said on stderr besides that traceback: Python says one there that nobody catches."""
+    told, lines = traceback.splitlines(), stderr.splitlines()
+    if not told or told[-1] not in lines:
+        return stderr
+    end = len(lines) - lines[::-1].index(told[-1])
+    heads = [at for at, line in enumerate(lines[:end]) if line == HEAD]
+    begin = heads[-min(len(heads), max(1, told.count(HEAD)))] if heads else 0
+    return "\n".join(lines[:begin] + lines[end:])
 
 
 def _logs(group: Group, fields: Any, local_rank: int) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from supervisor.core import events, failure
 from supervisor.core.events import Event, Who
 from supervisor.core.messages import ErrorReport, ExitStatus
@@ -181,11 +183,39 @@ def test_a_worker_that_leaves_no_word_is_told_how_it_could() -> None:
     assert hint not in of(ended(), told(exit_code=127, pid=None)), "it never ran"
 
 
+def test_a_function_that_exits_is_not_told_to_be_decorated() -> None:
+    story = ended()
+    calls = story.group._replace(plan=replace(story.group.plan, returns=True))
+    story.state = story.state._replace(groups={"job": calls})
+    assert "decorate" not in of(story, told(ExitStatus(4)))
+
+
 def test_the_last_lines_of_stderr_are_shown_when_there_are_any() -> None:
     text = of(ended(), told(ExitStatus(1), stderr_tail="\n".join(map(str, range(30)))))
     assert "  stderr    : (the last 20 of 30 lines)\n    10\n" in text
     assert "    29\n" in text
     assert "    9\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("stderr", "shown"),
+    [
+        ("Traceback (most recent call last):\n  main()\n  boom\nRuntimeError: boom", []),
+        ("  boom\nRuntimeError: boom", []),
+        ("loading\nTraceback (most recent call last):\n  boom\nRuntimeError: boom\nbye", ["loading", "bye"]),
+        ("Traceback (most recent call last):\n  caught\nTraceback (most recent call last):\nRuntimeError: boom",
+         ["Traceback (most recent call last):", "  caught"]),
+        ("another word\nof it", ["another word", "of it"]),
+    ],
+)  # fmt: skip
+def test_a_traceback_is_not_shown_twice(stderr: str, shown: list[str]) -> None:
+    lines = of(ended(), told(ExitStatus(1), error=ERROR, stderr_tail=stderr)).splitlines()
+    assert lines.count("    RuntimeError: boom") == 1
+    if shown:
+        at = lines.index("  stderr    :")
+        assert lines[at + 1 : at + 1 + len(shown)] == [f"    {line}" for line in shown]
+    else:
+        assert not any(line.startswith("  stderr") for line in lines)
 
 
 def test_what_is_wrong_with_the_error_file_is_shown() -> None:
