@@ -57,7 +57,7 @@ def whole_group(text: str) -> str:
     """``GROUP``; raises ``ArgumentTypeError``."""
     name, rank = group_and_rank(text)
     if rank is not None:
-        raise argparse.ArgumentTypeError(f"{text}: only of a whole group; one rank can be sent a signal (rankd signal)")
+        raise argparse.ArgumentTypeError(f"{text}: only of a whole group; one rank can be restarted, or sent a signal")
     return name
 
 
@@ -87,9 +87,12 @@ def write_bytes(text: bytes) -> None:
         sys.stdout.buffer.flush()
 
 
-def add_lifecycle(parser: argparse.ArgumentParser) -> None:
-    """The arguments of start, stop, restart and scale."""
-    parser.add_argument("group", metavar="GROUP", type=whole_group)
+def add_lifecycle(parser: argparse.ArgumentParser, *, of_a_rank: bool = False) -> None:
+    """The arguments of start, stop, restart and scale. ``of_a_rank``: one rank will do."""
+    if of_a_rank:
+        parser.add_argument("group", metavar="GROUP[:RANK]", type=group_and_rank)
+    else:
+        parser.add_argument("group", metavar="GROUP", type=lambda text: (whole_group(text), None))
     parser.add_argument("--wait", action="store_true", help="return when it is so, or cannot become so any more")
     parser.add_argument("--timeout", metavar="S", type=seconds, help="with --wait: for no longer (exit code 75)")
     add_socket(parser)
@@ -97,25 +100,29 @@ def add_lifecycle(parser: argparse.ArgumentParser) -> None:
 
 def lifecycle(verb: str, arguments: argparse.Namespace, **options: object) -> int:
     """Ask for it; with ``--wait`` see it through."""
-    asked, name = daemon(arguments), arguments.group
+    asked, (name, rank) = daemon(arguments), arguments.group
+    whom = f"group {name}" if rank is None else f"rank {rank} of group {name}"
     try:
-        said = asked.ask_of(name, verb, **options)
+        said = asked.ask_of(name, verb, rank=rank, **options)
     except Refused as refused:
         return _complain(refused)
     if not arguments.wait:
-        write(f"group {name}: asked to {verb}\n")
+        write(f"{whom}: asked to {verb}\n")
         return OK
     give_up_at = None if arguments.timeout is None else time.monotonic() + arguments.timeout
     with Stream(asked, said["seq"]) as stream:
         while True:
             group = asked.status()["groups"].get(name)
-            outcome = waiting.outcome(verb, group, said["attempt"])
+            if rank is None:
+                outcome = waiting.outcome(verb, group, said["attempt"])
+            else:
+                outcome = waiting.outcome_of_rank(verb, group, rank, said["attempt"])
             if outcome is not None:
-                return _told(name, verb, outcome)
+                return _told(whom, verb, outcome)
             ask_at = time.monotonic() + ASK_EVERY
             if give_up_at is not None:
                 if time.monotonic() >= give_up_at:
-                    words = f"after {arguments.timeout:g} s group {name} {waiting.so_far(verb, group)}"
+                    words = f"after {arguments.timeout:g} s {whom} {waiting.so_far(verb, group)}"
                     sys.stderr.write(f"rankd: {words}\n")
                     return TRY_AGAIN
                 ask_at = min(ask_at, give_up_at)
@@ -123,11 +130,11 @@ def lifecycle(verb: str, arguments: argparse.Namespace, **options: object) -> in
                 pass
 
 
-def _told(name: str, verb: str, outcome: waiting.Outcome) -> int:
+def _told(whom: str, verb: str, outcome: waiting.Outcome) -> int:
     if outcome.is_so:
-        write(f"group {name} {outcome.words}\n")
+        write(f"{whom} {outcome.words}\n")
         return OK
-    sys.stderr.write(f"rankd: group {name} could not be {waiting.DONE[verb]}: {outcome.words}\n")
+    sys.stderr.write(f"rankd: {whom} could not be {waiting.DONE[verb]}: {outcome.words}\n")
     return 1
 
 

@@ -1,4 +1,4 @@
-"""``rankd restart GROUP``: stop a group and start it again, with its whole budget of restarts."""
+"""``rankd restart GROUP[:RANK]``: stop a group or one of its ranks and start it again, with its whole budget."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import argparse
 
 from supervisor.cli import asked
 
-HELP = "stop a group and start it again, with its whole budget of restarts"
-add_arguments = asked.add_lifecycle
+HELP = "stop a group, or one rank of a service, and start it again, with its whole budget of restarts"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    asked.add_lifecycle(parser, of_a_rank=True)
 
 
 def main(arguments: argparse.Namespace) -> int:

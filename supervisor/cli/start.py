@@ -1,4 +1,4 @@
-"""``rankd start GROUP``: start a group that is stopped, has failed or has succeeded, or that waits to restart."""
+"""``rankd start GROUP[:RANK]``: start what is stopped, has failed or has succeeded, or waits to restart."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import argparse
 
 from supervisor.cli import asked
 
-HELP = "start a group that is stopped, has failed or has succeeded, or that waits to restart"
-add_arguments = asked.add_lifecycle
+HELP = "start a group, or one rank of a service, that is stopped, failed or succeeded, or that waits to restart"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    asked.add_lifecycle(parser, of_a_rank=True)
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -15,8 +15,9 @@ from supervisor import clock
 from supervisor.core import events
 from supervisor.core.events import Event, signal_name
 from supervisor.core.groups import Arrival, DrainRequested, Groups, Of, UndrainRequested, missing_for, why_not_reload
-from supervisor.core.messages import RunRequested, StopRequested, Worker
+from supervisor.core.messages import RankRequested, RunRequested, StopRequested, Worker
 from supervisor.core.reload import compare
+from supervisor.core.running import why_not_alone
 from supervisor.core.state import Group, Phase
 from supervisor.plan import DaemonPlan, Reach
 
@@ -148,6 +149,8 @@ class Verbs:
             return self._no_group(name)
         if verb == "signal":
             return self._signal(group, options, asker)
+        if "rank" in options:
+            return self._do_to_rank(group, verb, options["rank"], asker)
         if refusal := _why_not(state, group, verb):
             return _no(409, refusal)
         self._told(verb, asker, name)
@@ -159,6 +162,20 @@ class Verbs:
             case _:
                 self.arrive(Of(name, RunRequested(f"asked by {asker.name} with `rankd restart`", anew=True)))
         return Reply(200, {"seq": seq, "attempt": group.attempt})
+
+    def _do_to_rank(self, group: Group, verb: str, rank: str, asker: Asker) -> Reply:
+        """Start or restart one rank. ``attempt`` is that of the worker that it has had."""
+        name, anew = group.plan.name, verb == "restart"
+        if verb == "stop" or not _is_number(rank):
+            return _no(400, "one rank can be started and restarted; a rank is a number from 0 on")
+        local = int(rank) - group.rank(0)
+        if refusal := _why_not(self.state(), group, "start") or why_not_alone(group, local, anew):
+            return _no(409, refusal)
+        seq, slot, ended = self.seq(), group.live.get(local), group.ended.get(local)
+        before = slot.worker.attempt if slot is not None else ended.worker.attempt if ended is not None else -1
+        self._told(verb, asker, name, f"rank {rank}")
+        self.arrive(Of(name, RankRequested(local, f"asked by {asker.name} with `rankd {verb}`", anew)))
+        return Reply(200, {"seq": seq, "attempt": before})
 
     def _signal(self, group: Group, options: Mapping[str, str], asker: Asker) -> Reply:
         number, rank = options.get("signal", ""), options.get("rank", "")

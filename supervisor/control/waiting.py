@@ -37,6 +37,18 @@ def outcome(verb: str, group: Mapping[str, Any] | None, before: int) -> Outcome 
     return Outcome(True, "is ready") if anew and group["phase"] == "running" and settled else None
 
 
+def outcome_of_rank(verb: str, group: Mapping[str, Any] | None, rank: int, before: int) -> Outcome | None:
+    """Likewise of one rank; ``before`` is the attempt of the worker that it had."""
+    if group is None:
+        return Outcome(False, "the configuration has its group no more")
+    row = next((worker for worker in group["workers"] if worker["rank"] == rank), None)
+    if row is None or group["phase"] not in ("starting", "running"):
+        return Outcome(False, group["why"])
+    if row["state"] in ("ready", "succeeded") and (verb == "start" or row["attempt"] > before):
+        return Outcome(True, "has succeeded" if row["state"] == "succeeded" else "is ready")
+    return Outcome(False, row["exit"]) if row["state"] == "failed" else None
+
+
 def may_decide(records: Sequence[Mapping[str, Any]], group: str) -> bool:
     """Whether one of them may have decided it: a crowd of workers that start or end is no reason to ask each time."""
     return any(

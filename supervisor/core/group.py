@@ -38,6 +38,7 @@ from supervisor.core.messages import (
     PeersFound,
     PeersLost,
     PlanChanged,
+    RankRequested,
     RunRequested,
     StartRequested,
     StopRequested,
@@ -58,7 +59,7 @@ from supervisor.core.messages import (
 )
 from supervisor.core.replanning import plan_changed
 from supervisor.core.rolling import roll_on
-from supervisor.core.running import run_requested
+from supervisor.core.running import rank_requested, run_requested
 from supervisor.core.sharing import barrier_over, peers_told
 from supervisor.core.starting import begin_attempt, start_all, start_one, start_requested, worker_started
 from supervisor.core.state import Failure, Group, Outcome, Phase, Verdict
@@ -86,6 +87,8 @@ def _take(turn: Turn, input: Input) -> None:
                 turn.finish(Verdict("failed", 1, f"depends on {name}, which {reason}"))
         case RunRequested(reason, anew):
             run_requested(turn, reason, anew)
+        case RankRequested(rank, reason, anew):
+            rank_requested(turn, rank, reason, anew)
         case StopRequested(reason, hurry, by):
             stop_requested(turn, reason, hurry, by)
         case PlanChanged():

@@ -19,6 +19,7 @@ from supervisor.core.messages import (
     Effect,
     Input,
     PlanChanged,
+    RankRequested,
     RunRequested,
     SetTimer,
     StartRequested,
@@ -194,7 +195,7 @@ def advance(state: Groups, arrival: Arrival, now: float) -> Result:
         case Of(name, input):
             if name not in state.groups or (isinstance(input, StartRequested) and state.stage != "running"):
                 return Result(state)
-            if isinstance(input, RunRequested) and (
+            if isinstance(input, RunRequested | RankRequested) and (
                 state.stage not in ("starting", "running") or name in state.leaving
             ):
                 return Result(state)

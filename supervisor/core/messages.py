@@ -94,6 +94,15 @@ class RunRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class RankRequested:
+    """A person wants that local rank to run; with ``anew`` by a worker started from now on. Charged to nobody."""
+
+    rank: int
+    reason: str
+    anew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PlanChanged:
     """The configuration was read anew, and has another plan for the group.
 
@@ -316,10 +325,10 @@ class TimerFired:
 
 
 Input = (
-    StartRequested | RunRequested | DependencyLost | StopRequested | PlanChanged | WorldFormed | WorldRefused
-    | WorldLost | JobEnded | PeersAwaited | PeersLost | PeersFound | WorkerStarted | WorkerNotStarted | WorkerReady
-    | WorkerUnready | WorkerSilent | EvidenceTaken | WorkerHeld | WorkerLetGo | WorkerExited | StraysFound | WorkerGone
-    | TimerFired
+    StartRequested | RunRequested | RankRequested | DependencyLost | StopRequested | PlanChanged | WorldFormed
+    | WorldRefused | WorldLost | JobEnded | PeersAwaited | PeersLost | PeersFound | WorkerStarted | WorkerNotStarted
+    | WorkerReady | WorkerUnready | WorkerSilent | EvidenceTaken | WorkerHeld | WorkerLetGo | WorkerExited | StraysFound
+    | WorkerGone | TimerFired
 )  # fmt: skip
 
 

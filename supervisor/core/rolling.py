@@ -119,7 +119,7 @@ def roll_on(turn: Turn) -> None:
     """Do what a roll can do now; to be asked after each input, as any of them may be what it has waited for."""
     group = turn.group
     for slot in group.live.values():
-        if slot.worker.rank >= group.plan.workers and _can_go(slot):
+        if slot.worker.rank >= group.plan.workers and can_go(slot):
             _retire(turn, slot, "is not among the workers any more")
     _welcome_back(turn)
     if turn.group.rolls:
@@ -136,7 +136,7 @@ def _is_stale(group: Group, rank: int) -> bool:
     return by_another or group.is_missing(rank) or (roll.everybody and rank not in roll.renewed)
 
 
-def _can_go(slot: Slot) -> bool:
+def can_go(slot: Slot) -> bool:
     """It runs, and neither we nor the kernel are about to end it or hold it."""
     return slot.pid is not None and slot.status is None and slot.condemned is None and slot.held is None
 
@@ -177,12 +177,12 @@ def _take_more(turn: Turn) -> None:
     taken = set(roll.taken)
     for rank in sorted((rank for rank in ranks if _is_stale(group, rank)), key=lambda rank: (rank in serving, rank)):
         if group.is_missing(rank):
-            _take(turn, rank)  # it serves nobody, and never did or will by itself
+            take(turn, rank)  # it serves nobody, and never did or will by itself
         elif rank in taken:
             if _waits_for_another(group, rank):
-                _take(turn, rank)
+                take(turn, rank)
         elif len(taken) < room and (rank not in serving or len(away) < room) and _is_free(group, rank):
-            _take(turn, rank)
+            take(turn, rank)
         else:
             continue
         taken.add(rank)
@@ -192,18 +192,18 @@ def _take_more(turn: Turn) -> None:
 def _is_free(group: Group, rank: int) -> bool:
     """Nobody waits for its start to be answered, or for its end."""
     slot = group.live.get(rank)
-    return slot is None or slot.status is not None or _can_go(slot)
+    return slot is None or slot.status is not None or can_go(slot)
 
 
 def _waits_for_another(group: Group, rank: int) -> bool:
     """The rank was taken for a plan that is not the newest any more: what has come of that is to go, or not to come."""
     slot = group.live.get(rank)
     if slot is not None and slot.status is None:
-        return _can_go(slot)
+        return can_go(slot)
     return rank in group.pauses and slot is None
 
 
-def _take(turn: Turn, rank: int) -> None:
+def take(turn: Turn, rank: int) -> None:
     """Take the rank out of service, and let its replacement start as soon as nothing is left of it."""
     group = turn.group
     roll = group.roll

@@ -14,6 +14,7 @@ from supervisor.core.groups import Arrival, DrainRequested, UndrainRequested
 from supervisor.core.messages import Worker
 from supervisor.plan import DaemonPlan, Reach
 from tests.stories.story import Story, asked_to_stop, due, end, exited, gone, job, killed, read_anew, running
+from tests.stories.test_rolling import serving
 
 ROOT = Asker(0, "root")
 
@@ -213,6 +214,38 @@ async def test_who_may_only_ask_has_no_file_read_that_is_not_his() -> None:
     asked = Asked(running(job()))
     reply = await asked.verbs().plan("/etc/shadow", Asker(4711, "guest"))
     assert asked.refused(reply) == (403, "guest may not have this daemon read files")
+
+
+def test_one_rank_is_restarted_where_each_serves_for_itself() -> None:
+    asked = Asked(running(serving(2)))
+    assert asked.do_to("job", "restart", rank="1") == Reply(200, {"seq": 41, "attempt": 0})
+    (event,) = asked.told
+    assert (event.fields["verb"], event.fields["details"]) == ("restart", "rank 1")
+    assert asked.story.group.live[1].condemned is not None
+
+
+def test_a_rank_that_has_ended_says_which_attempt_it_had() -> None:
+    story = running(serving(2, policy="on-failure"))
+    story.happen(1.0, exited(1, code=0))
+    story.happen(1.0, gone(1))
+    asked = Asked(story)
+    assert asked.do_to("job", "start", rank="1").body["attempt"] == 0
+    assert asked.story.group.live[1].worker.attempt == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "rank", "status", "said"),
+    [
+        ("stop", "1", 400, "one rank can be started and restarted"),
+        ("restart", "-1", 400, "a rank is a number from 0 on"),
+        ("restart", "7", 409, "group job has no rank 7"),
+    ],
+)
+def test_of_one_rank_not_everything_can_be_had(verb: str, rank: str, status: int, said: str) -> None:
+    asked = Asked(running(serving(2)))
+    found, why = asked.refused(asked.do_to("job", verb, rank=rank))
+    assert found == status
+    assert said in why
 
 
 async def test_a_group_is_scaled_as_somebody_says() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from supervisor.control.waiting import Outcome, may_decide, outcome, so_far
+from supervisor.control.waiting import Outcome, may_decide, outcome, outcome_of_rank, so_far
 from supervisor.plan import Probe, RestartRules
 from tests.control.test_table import told
 from tests.stories.story import (
@@ -19,6 +19,7 @@ from tests.stories.story import (
     job,
     killed,
     not_started,
+    rank_asked_for,
     read_anew,
     ready,
     running,
@@ -58,6 +59,33 @@ def test_a_group_is_scaled_when_all_that_there_are_to_be_are_ready() -> None:
     story.happen(2.0, started(2))
     assert outcome("scale", view(story), 0) == Outcome(True, "is ready")
     assert outcome("scale", view(running(job(workers=3))), 0) == Outcome(True, "is ready")
+
+
+def test_one_rank_is_restarted_when_its_next_worker_is_ready() -> None:
+    story = running(serving(2))
+    story.happen(1.0, rank_asked_for(1))
+    assert outcome_of_rank("restart", view(story), 1, 0) is None
+    replaced(story, 2.0, 1)
+    assert outcome_of_rank("restart", view(story), 1, 0) == Outcome(True, "is ready")
+    assert outcome_of_rank("start", view(story), 0, 0) == Outcome(True, "is ready"), "it ran all the time"
+
+
+def test_one_rank_that_cannot_be_started_says_why() -> None:
+    story = running(serving(2))
+    story.happen(1.0, rank_asked_for(1))
+    story.happen(2.0, killed(1, 15))
+    story.happen(2.0, gone(1))
+    story.happen(2.0, not_started(1, "permanent", "command not found: 'x'", 127))
+    assert outcome_of_rank("restart", view(story), 1, 0) == Outcome(
+        False, "could not be started: command not found: 'x'"
+    )
+
+
+def test_one_rank_of_what_runs_no_more_cannot_be_had() -> None:
+    assert outcome_of_rank("start", None, 0, 0) == Outcome(False, "the configuration has its group no more")
+    story = running(serving(1))
+    story.happen(1.0, asked_to_stop(by="root"))
+    assert outcome_of_rank("start", view(story), 0, 0) == Outcome(False, "operator")
 
 
 def test_a_group_that_does_not_run_is_scaled_at_once() -> None:

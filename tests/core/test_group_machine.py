@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from supervisor.core.groups import Begun, EndRequested, standing
 from supervisor.core.messages import (
     ExitStatus,
+    RankRequested,
     RunRequested,
     SilentBy,
     StartRequested,
@@ -236,6 +237,12 @@ class Histories(RuleBasedStateMachine):
     def somebody_has_a_group_restarted(self, name: str, really: bool) -> None:
         if really:
             self.host.post(name, RunRequested("operator", anew=True))
+            self.asked_for.add(name)
+
+    @rule(name=st.sampled_from(NAMES), rank=st.integers(0, 3), anew=st.booleans(), really=st.booleans())
+    def somebody_has_a_rank_restarted(self, name: str, rank: int, anew: bool, really: bool) -> None:
+        if really:
+            self.host.post(name, RankRequested(rank, "operator", anew))
             self.asked_for.add(name)
 
     @rule(hurry=st.booleans(), really=rarely)

@@ -25,6 +25,7 @@ from supervisor.core.messages import (
     PeersFound,
     PeersLost,
     PlanChanged,
+    RankRequested,
     RunRequested,
     StartRequested,
     StopRequested,
@@ -292,6 +293,8 @@ def inputs(story: Story) -> Iterator[Input]:
     yield StopRequested("stopped by root", by="root")
     yield RunRequested("asked by root")
     yield RunRequested("asked by root", anew=True)
+    for rank, anew in product((0, 1, 2, -1, 10**9), (False, True)):
+        yield RankRequested(rank, "asked by root", anew)
     other = replace(group.plan, command=("other",), workers=3, stop=StopRules((Rung(9, 5.0),)))
     for restart, wanted in product((False, True), (False, True)):
         yield PlanChanged(other, restart, wanted)

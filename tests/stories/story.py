@@ -39,6 +39,7 @@ from supervisor.core.messages import (
     PeersFound,
     PeersLost,
     PlanChanged,
+    RankRequested,
     ReportFailure,
     ReportSuccess,
     RunRequested,
@@ -246,6 +247,10 @@ def asked_to_stop(reason: str = "operator", *, hurry: bool = False, by: str = ""
 
 def asked_to_run(reason: str = "asked by root", *, anew: bool = False, of: str = "") -> Happening:
     return Happening(of, lambda *_: RunRequested(reason, anew))
+
+
+def rank_asked_for(rank: int, *, anew: bool = True, reason: str = "asked by root", of: str = "") -> Happening:
+    return Happening(of, lambda *_: RankRequested(rank, reason, anew))
 
 
 def replanned(plan: GroupPlan, *, restart: bool, wanted: bool = False) -> Happening:
