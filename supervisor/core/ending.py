@@ -277,5 +277,6 @@ def settle_run(turn: Turn) -> None:
         assert group.failure is not None
         stop(turn, Verdict("failed", group.failure.exit_code or 1, group.failure.reason), group.failure.reason)
         return
+    turn.set(roll=None)  # one that had halted, and whose missing ranks somebody has brought back
     ending = Failure(turn.now, group.attempt, -1, "every worker has ended well", 0, ExitStatus(0))
     attempt_ended(turn, "success", "finished", ending, healthy_for=turn.now - group.since)

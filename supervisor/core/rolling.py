@@ -165,15 +165,22 @@ def _welcome_back(turn: Turn) -> None:
         turn.set(roll=roll._replace(taken=frozenset(away)))
 
 
+def who_is_away(group: Group) -> tuple[set[int], set[int]]:
+    """The ranks that serve, and those that do not, though they have not ended well, or will be taken for a roll."""
+    ranks = range(group.plan.workers)
+    serving = {rank for rank in ranks if (slot := group.live.get(rank)) is not None and slot.is_ready}
+    done = {rank for rank in ranks if group.has_ended_well(rank)}
+    taken = group.roll.taken if group.roll is not None else frozenset()
+    return serving, set(ranks) - serving - done | taken
+
+
 def _take_more(turn: Turn) -> None:
     group = turn.group
     roll = group.roll
     assert roll is not None
     room = group.plan.restart.max_unavailable
     ranks = range(group.plan.workers)
-    serving = {rank for rank in ranks if (slot := group.live.get(rank)) is not None and slot.is_ready}
-    done = {rank for rank in ranks if group.has_ended_well(rank)}
-    away = set(ranks) - serving - done | roll.taken
+    serving, away = who_is_away(group)
     taken = set(roll.taken)
     for rank in sorted((rank for rank in ranks if _is_stale(group, rank)), key=lambda rank: (rank in serving, rank)):
         if group.is_missing(rank):

@@ -9,7 +9,7 @@ from typing import assert_never
 
 from supervisor.core import restarts
 from supervisor.core.messages import CancelTimer
-from supervisor.core.rolling import begin_roll, can_go, can_roll, take
+from supervisor.core.rolling import begin_roll, can_go, can_roll, take, who_is_away
 from supervisor.core.starting import begin_attempt
 from supervisor.core.state import Again, Group, Phase
 from supervisor.core.stopping import stop
@@ -64,7 +64,12 @@ def why_not_alone(group: Group, rank: int, anew: bool) -> str:
     if not 0 <= rank < group.plan.workers:
         return f"group {name} has no rank {group.rank(rank)}"
     slot = group.live.get(rank)
-    if slot is None or slot.status is not None or not anew or can_go(slot):
+    if slot is None or slot.status is not None or not anew:
+        return ""
+    serving, away = who_is_away(group)
+    if rank in serving and len(away) >= group.plan.restart.max_unavailable:
+        return f"as many workers of group {name} are away as may be (restart.max_unavailable): {sorted(away)}"
+    if can_go(slot):
         return ""
     why = "about to start" if slot.pid is None else "held in the kernel" if slot.held is not None else "ending already"
     return f"rank {group.rank(rank)} of group {name} is {why}"

@@ -67,12 +67,23 @@ def test_one_that_a_halted_roll_has_lost_comes_back_by_its_plan_and_nobody_else_
     assert [story.group.plan_by(rank).command for rank in range(3)] == [("other",), ("job",), ("job",)]
 
 
+def test_a_group_whose_lost_rank_was_brought_back_succeeds_as_any_other() -> None:
+    story = halted(2)
+    story.happen(7.0, rank_asked_for(0, anew=False))
+    story.happen(8.0, started(0))
+    for rank in (0, 1):
+        story.happen(9.0, exited(rank, code=0))
+        story.happen(9.0, gone(rank))
+    assert story.group.verdict is not None
+    assert (story.group.verdict.outcome, story.group.roll) == ("succeeded", None)
+
+
 def test_what_runs_is_left_alone_by_a_start() -> None:
     running(serving(2)).tell((1.0, rank_asked_for(1, anew=False)))
 
 
 def test_during_a_roll_one_more_is_taken() -> None:
-    story = running(serving(3))
+    story = running(serving(3, max_unavailable=2))
     story.happen(1.0, rank_asked_for(0))
     story.tell((1.5, rank_asked_for(2), "SIGTERM tree 2#0; timer condemned:2 31.5", "worker.stopping rank=2"))
     for rank in (0, 2):
@@ -100,6 +111,10 @@ def test_where_it_cannot_be_had_it_says_why_and_nothing_comes_of_it() -> None:
     nothing_comes_of_it(begun, 0, "group job is starting: no rank of it starts alone")
     begun.happen(0.0, formed())
     nothing_comes_of_it(begun, 0, "rank 0 of group job is about to start")
+    several = running(serving(3))
+    several.happen(1.0, rank_asked_for(0))
+    away = "as many workers of group job are away as may be (restart.max_unavailable): [0]"
+    nothing_comes_of_it(several, 1, away)
     asleep = running(serving(2))
     asleep.happen(1.0, held(1, "in nfs_wait"))
     nothing_comes_of_it(asleep, 1, "rank 1 of group job is held in the kernel")
