@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -29,6 +30,7 @@ from supervisor.core.rendezvous import (
     Wait,
     attend,
     failed,
+    waiting,
 )
 from supervisor.peers.leadership import lead
 from supervisor.peers.mirror import LOOK_AGAIN_AFTER, Mirror
@@ -270,6 +272,7 @@ class Member:
         """Do what there is to do, again and again. Returns when this life, or the whole membership, is over."""
         leading = 0
         has_stood = False
+        unanswered_since = math.inf
         until: float | None = None
         while not self._leaving and not self._fenced:
             if self._mirror.revision == 0:
@@ -286,11 +289,13 @@ class Member:
                     leading = leader.revision
                     tasks.start_soon(lead, self._store, self._keys, self._rules, leader, self._note_odd)
                 over, until = await self._step()
+                unanswered_since = math.inf
             except StoreAway as why:
                 self._note_away(str(why))
                 self._published = None
                 until = clock.now() + LOOK_AGAIN_AFTER
-                over = not self._me.running and until >= self._me.waiting_since + self._rules.join_for
+                unanswered_since = min(unanswered_since, clock.now())
+                over = not self._me.running and until >= unanswered_since + self._rules.join_for
                 if over:
                     self._tell(self._unanswered(why))
             except LeaseLost:
@@ -304,6 +309,7 @@ class Member:
         """The next action of this host: whether it was the last, and when to look again at the latest."""
         entry, round = self._round()
         seat = await self._own_seat(entry)
+        self._me = waiting(self._me, round, clock.now())
         match attend(round, seat, self._me, self._rules, clock.now()):
             case Start(world):
                 self._me = replace(self._me, running=world.round)

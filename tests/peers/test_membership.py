@@ -196,6 +196,17 @@ async def test_a_host_that_arrives_is_let_in_and_one_too_many_waits_its_turn(eit
         await one["b"].task
 
 
+async def test_a_spare_takes_a_place_however_long_it_has_waited(either: Either) -> None:
+    async with job(either, "spare", 2, 2, join_for=TTL) as one:
+        one.arrive("a", "b")
+        await one.world_of("a", "b")
+        one.arrive("c")
+        await one.until(lambda: one["c"].waits_for.startswith("waits as a spare"))
+        await asyncio.sleep(TTL)
+        one["b"].member.leave()
+        await one.world_of("a", "c")
+
+
 async def test_survivors_of_a_dead_host_form_anew_when_its_lease_ends(either: Either) -> None:
     async with job(either, "dies", 2, 3) as one:
         one.arrive("a", "b", "c")
@@ -407,6 +418,24 @@ async def test_a_host_without_workers_does_not_wait_for_ever_for_a_store_that_is
     assert one["a"].news[-1] == NoWorld("the store has not answered for 1 s: no route to host", away=True)
     store.away = False
     await one["a"].task
+    await store.close()
+
+
+async def test_a_spare_that_has_waited_for_long_survives_a_moment_without_the_store() -> None:
+    store = ShakyStore()
+    one = Job(store, "shaky", Rules(1, 1, join_for=1.0))
+    one.arrive("a")
+    await one.world_of("a")
+    one.arrive("b")
+    await one.until(lambda: one["b"].waits_for.startswith("waits as a spare"))
+    await asyncio.sleep(1.0)
+    store.away = True
+    one["a"].member.leave()
+    await one.until(lambda: StoreLost("no route to host") in one["b"].news)
+    store.away = False
+    await one.world_of("b")
+    one["b"].member.leave()
+    await one["b"].task
     await store.close()
 
 
