@@ -51,7 +51,7 @@ from supervisor.peers.membership import (
     WorldCame,
     WorldEnded,
 )
-from supervisor.peers.records import Keys
+from supervisor.peers.records import Keys, Unreadable
 from supervisor.peers.store import Store, StoreAway, StoreRefused
 from supervisor.plan import DaemonPlan, GroupPlan, StorePlan
 
@@ -122,7 +122,7 @@ class Rounds:
                 found = await self._store.range(keys.all)
             entries = {entry.key: entry for entry in found.entries}
             hosts = attendance(table_of(entries, keys, lambda _key, _why: None))  # its leader tells what is unreadable
-        except (TimeoutError, StoreAway, StoreRefused) as why:
+        except (TimeoutError, StoreAway, StoreRefused, Unreadable) as why:
             return {"leader": "", "hosts": [], "error": str(why) or f"no answer within {READ_WITHIN:g} s"}
         leader = entries.get(keys.leader)
         name = leader.value.decode(errors="replace") if leader is not None else ""

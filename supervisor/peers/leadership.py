@@ -11,13 +11,14 @@ from supervisor import clock
 from supervisor.core.rendezvous import Call, Form, Host, Rules, Seat, Table, Turn, Wait, preside
 from supervisor.peers.mirror import LOOK_AGAIN_AFTER, Mirror
 from supervisor.peers.records import Keys, Unreadable, pieces, read_host, read_round, read_seat, written
-from supervisor.peers.store import Committed, Entry, Put, Store, StoreAway, StoreRefused, Unchanged
+from supervisor.peers.store import Committed, Entry, Put, Store, StoreAway, Unchanged
 
 
 async def lead(store: Store, keys: Keys, rules: Rules, leader: Entry, odd: Callable[[str, str], None]) -> None:
     """Lead for as long as ``leader``, our own entry, stands; then return.
 
-    ``odd`` is told of a key whose value is unreadable, and why: it counts as not there. Raises ``StoreRefused``.
+    ``odd`` is told of a key whose value is unreadable, and why: it counts as not there, and without a round that can be
+    read nothing is done. Raises ``StoreRefused``.
     """
     call = Call()
     while True:
@@ -37,7 +38,13 @@ async def _lead_on(
 ) -> Call:
     """Until we lead no more, or until a write has gone otherwise than planned, so that all has to be read anew."""
     while _stands(mirror, keys, leader):
-        call, action = preside(table_of(mirror.entries, keys, odd), rules, call, clock.now())
+        try:
+            table = table_of(mirror.entries, keys, odd)
+        except Unreadable as why:
+            odd(keys.round, str(why))
+            await mirror.changed()
+            continue
+        call, action = preside(table, rules, call, clock.now())
         if isinstance(action, Wait):
             await mirror.changed(action.until)
             continue
@@ -73,7 +80,7 @@ def _stands(mirror: Mirror, keys: Keys, leader: Entry) -> bool:
 
 
 def table_of(entries: Mapping[str, Entry], keys: Keys, odd: Callable[[str, str], None]) -> Table:
-    """What a leader decides on. Raises ``StoreRefused`` when there is something else in the place of the round."""
+    """What a leader decides on. Raises ``Unreadable`` when there is something else in the place of the round."""
     hosts: dict[str, Host] = {}
     seats: dict[str, Seat] = {}
     for key, entry in entries.items():
@@ -85,7 +92,4 @@ def table_of(entries: Mapping[str, Entry], keys: Keys, odd: Callable[[str, str],
         except Unreadable as why:
             odd(key, str(why))
     found = entries.get(keys.round)
-    try:
-        return Table(read_round(found.value) if found is not None else None, hosts, seats)
-    except Unreadable as why:
-        raise StoreRefused(f"{keys.round}: {why}") from why
+    return Table(read_round(found.value) if found is not None else None, hosts, seats)

@@ -99,7 +99,7 @@ class StoreFound:
 
 @dataclass(frozen=True, slots=True)
 class OddRecord:
-    """What is under ``key`` cannot be read, and counts as not there."""
+    """What is under ``key`` is none of ours and counts as not there, or for who runs in a round, as no change of it."""
 
     key: str
     why: str
@@ -135,6 +135,7 @@ class Member:
         self._failure: tuple[int, Failed] | None = None
         self._stop_when_lost = stop_when_lost
         self._lapse: asyncio.TimerHandle | None = None
+        self._last_round: tuple[Entry | None, Round | None] = None, None
         self._odd: dict[str, str] = {}
         self._waiting = ""
         self._succeeded = False
@@ -282,7 +283,7 @@ class Member:
                 await self._report_failure()
                 await self._publish(lease)
                 leader = self._mirror.entries.get(self._keys.leader)
-                if leader is None or (not has_stood and self._led_before(leader, lease)):
+                if leader is None or not leader.lease or (not has_stood and self._led_before(leader, lease)):
                     await self._stand(lease, leader)
                     has_stood = True
                 elif leader.lease == lease and leading != leader.revision:
@@ -382,17 +383,26 @@ class Member:
         return leader.lease != lease and leader.value == self._me.host.name.encode()
 
     async def _stand(self, lease: int, leader: Entry | None) -> None:
-        """Become the leader after that one, unless another host is quicker."""
+        """Become the leader after that one, unless another host is quicker.
+
+        Whoever has no lease is none of us, and would stay for ever.
+        """
         key = self._keys.leader
+        if leader is not None and not leader.lease:
+            self._note_odd(key, "it has no lease")
         after = Unchanged(key, leader.revision if leader is not None else 0)
         await self._store.transact([after], [Put(key, self._me.host.name.encode(), lease)])
 
     def _round(self) -> tuple[Entry | None, Round | None]:
+        """The round; for who has workers the last that could be read, since something odd is no reason to stop them."""
         entry = self._mirror.entries.get(self._keys.round)
         try:
-            return entry, read_round(entry.value) if entry is not None else None
+            self._last_round = entry, read_round(entry.value) if entry is not None else None
         except Unreadable as why:
-            raise StoreRefused(f"{self._keys.round}: {why}") from why
+            if not self._me.running:
+                raise StoreRefused(f"{self._keys.round}: {why}") from why
+            self._note_odd(self._keys.round, str(why))
+        return self._last_round
 
     async def _own_seat(self, round: Entry | None) -> Seat | None:
         """Our seat as it was when the round was written, or later. Read once a round: most hosts have no other need."""

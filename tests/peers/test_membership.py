@@ -329,6 +329,32 @@ async def test_a_round_costs_a_write_for_each_host_and_three_more() -> None:
         assert after - before == len(names) + 3
 
 
+async def test_something_odd_in_the_place_of_the_round_stops_nobodys_workers(either: Either) -> None:
+    """Nothing is decided until it is what it was; then all goes on."""
+    async with job(either, "odd-round", 2, 3) as one:
+        one.arrive("a", "b")
+        await one.world_of("a", "b")
+        key = one.keys.round
+        before = await one.store.get(key)
+        assert before is not None
+        await one.store.transact([], [Put(key, b"{")])
+        told = OddRecord(key, "it is not JSON")
+        await one.until(lambda: all(told in host.news for host in one.hosts.values()))
+        assert all(host.world for host in one.hosts.values())
+        await one.store.transact([], [Put(key, before.value)])
+        one.arrive("c")
+        await one.world_of("a", "b", "c")
+
+
+async def test_a_leader_without_a_lease_is_replaced(either: Either) -> None:
+    """No host of ours has written that, and it would not go by itself."""
+    async with job(either, "odd-leader", 2, 2) as one:
+        await one.store.transact([], [Put(one.keys.leader, b"x")])
+        one.arrive("a", "b")
+        await one.world_of("a", "b")
+        assert any(OddRecord(one.keys.leader, "it has no lease") in host.news for host in one.hosts.values())
+
+
 class ShakyStore(MemoryStore):
     """A store that can be out of reach."""
 
