@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import assert_never
 
 import anyio
@@ -205,7 +206,7 @@ class Member:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._keep_alive, lease)
-                tasks.start_soon(self._mirror.follow)
+                tasks.start_soon(self._insist, self._mirror.follow)
                 await self._follow(tasks, lease)
                 tasks.cancel_scope.cancel()
         finally:
@@ -247,8 +248,8 @@ class Member:
             asked_at = clock.now()
             try:
                 left = await self._store.keep_alive(lease)
-            except StoreAway as why:
-                self._note_away(str(why))
+            except (StoreAway, StoreRefused) as why:
+                self._suffer(why)
                 continue
             self._note_back()
             if left is None:
@@ -288,11 +289,13 @@ class Member:
                     has_stood = True
                 elif leader.lease == lease and leading != leader.revision:
                     leading = leader.revision
-                    tasks.start_soon(lead, self._store, self._keys, self._rules, leader, self._note_odd)
+                    tasks.start_soon(
+                        self._insist, partial(lead, self._store, self._keys, self._rules, leader, self._note_odd)
+                    )
                 over, until = await self._step()
                 unanswered_since = math.inf
-            except StoreAway as why:
-                self._note_away(str(why))
+            except (StoreAway, StoreRefused) as why:
+                self._suffer(why)
                 self._published = None
                 until = clock.now() + LOOK_AGAIN_AFTER
                 unanswered_since = min(unanswered_since, clock.now())
@@ -305,6 +308,21 @@ class Member:
             if over:
                 return
             await self._mirror.changed(until)
+
+    async def _insist(self, follow: Callable[[], Awaitable[None]]) -> None:
+        """Follow the store until that ends by itself. Raises ``StoreRefused`` where that is not suffered."""
+        while True:
+            try:
+                return await follow()
+            except* StoreRefused as refusals:
+                self._suffer(_first(refusals))
+            await asyncio.sleep(LOOK_AGAIN_AFTER)
+
+    def _suffer(self, why: BaseException) -> None:
+        """A store that refuses us after it has let us in is one that is away, as long as that may cost us workers."""
+        if isinstance(why, StoreRefused) and not self._me.running:
+            raise why
+        self._note_away(str(why))
 
     async def _step(self) -> tuple[bool, float | None]:
         """The next action of this host: whether it was the last, and when to look again at the latest."""

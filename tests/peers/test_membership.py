@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -27,9 +27,11 @@ from supervisor.peers.membership import (
 from supervisor.peers.memory import MemoryStore
 from supervisor.peers.records import Keys, read_seat
 from supervisor.peers.store import (
+    Changes,
     Committed,
     Conflict,
     Delete,
+    Found,
     Put,
     Store,
     StoreAway,
@@ -373,6 +375,35 @@ class ShakyStore(MemoryStore):
         return await super().transact(conditions, operations)
 
 
+class StrictStore(MemoryStore):
+    """A store that can forget who may do what."""
+
+    refuses = False
+
+    def _look_up(self) -> None:
+        if self.refuses:
+            raise StoreRefused("permission denied")
+
+    async def range(self, prefix: str) -> Found:
+        self._look_up()
+        return await super().range(prefix)
+
+    async def keep_alive(self, lease: int) -> float | None:
+        self._look_up()
+        return await super().keep_alive(lease)
+
+    async def transact(
+        self, conditions: Sequence[Unchanged], operations: Sequence[Put | Delete]
+    ) -> Committed | Conflict:
+        self._look_up()
+        return await super().transact(conditions, operations)
+
+    async def watch(self, prefix: str, after: int) -> AsyncGenerator[Changes, None]:
+        async for changes in super().watch(prefix, after):
+            self._look_up()
+            yield changes
+
+
 class LateStore(MemoryStore):
     """A store to which one write takes longer than its host waits for it."""
 
@@ -444,6 +475,29 @@ async def test_a_host_without_workers_does_not_wait_for_ever_for_a_store_that_is
     assert one["a"].news[-1] == NoWorld("the store has not answered for 1 s: no route to host", away=True)
     store.away = False
     await one["a"].task
+    await store.close()
+
+
+async def test_a_store_that_refuses_us_costs_no_workers() -> None:
+    """As when a password has been changed: they go on, and without any the refusal is the end."""
+    store = StrictStore()
+    one = Job(store, "strict", Rules(1, 1))
+    one.arrive("a")
+    await one.world_of("a")
+    store.refuses = True
+    await MemoryStore.transact(store, [], [Put(one.keys.leader + "s", b"wakes all watches")])
+    await one.until(lambda: StoreLost("permission denied") in one["a"].news)
+    store.refuses = False
+    await one.until(lambda: StoreFound() in one["a"].news)
+    assert [type(news) for news in one["a"].news] == [WorldCame, StoreLost, StoreFound]
+    one["a"].member.workers_failed("rank 0 has failed", 3)
+    await one.until(lambda: one["a"].restarts == 1 and one["a"].world is not None)
+    store.refuses = True
+    one["a"].world = None
+    one["a"].member.workers_failed("rank 0 has failed", 3)
+    one["a"].member.workers_gone()
+    with pytest.raises(StoreRefused, match="permission denied"):
+        await one["a"].task
     await store.close()
 
 
