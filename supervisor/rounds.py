@@ -56,7 +56,7 @@ from supervisor.peers.store import Store, StoreAway, StoreRefused
 from supervisor.plan import DaemonPlan, GroupPlan, StorePlan
 
 Post = Callable[[str, Input], None]
-OpenStore = Callable[[StorePlan], Awaitable[Store]]
+OpenStore = Callable[[StorePlan, float], Awaitable[Store]]
 
 READ_WITHIN = 3.0
 """Seconds that a person who asks is kept waiting for the store."""
@@ -69,7 +69,10 @@ class Rounds:
         self, plan: DaemonPlan, tasks: anyio.abc.TaskGroup, open_store: OpenStore, post: Post,
         tell: Callable[[Event], None],
     ) -> None:  # fmt: skip
-        """``open_store`` may take its time, and raises ``OSError`` where a file that it needs cannot be had."""
+        """``open_store`` is given the shortest lease that is to be kept there, in seconds.
+
+        It may take its time, and raises ``OSError`` where a file that it needs cannot be had.
+        """
         self._plan = plan
         self._tasks = tasks
         self._open_store = open_store
@@ -143,18 +146,19 @@ class Rounds:
     async def _take_part(self, part: Part) -> None:
         try:
             with part.scope:
-                await part.run(await self._the_store())
+                await part.run(await self._the_store(part.plan))
         except (StoreRefused, OSError) as why:
             self._post(part.plan.name, JobEnded("failed", f"the store: {why}", UNAVAILABLE, "unreachable"))
         finally:
             part.end()
             self._ending.discard(part)
 
-    async def _the_store(self) -> Store:
+    async def _the_store(self, first: GroupPlan) -> Store:
         assert self._plan.store is not None, "a group that shares a world has a store"
         async with self._opening:
             if self._store is None:
-                self._store = await self._open_store(self._plan.store)
+                leases = [plan.rendezvous.lease_ttl for plan in (first, *self._plan.groups.values())]
+                self._store = await self._open_store(self._plan.store, min(leases))
         return self._store
 
 
@@ -295,13 +299,14 @@ class Part:
                 assert_never(news)
 
 
-def open_etcd(place: StorePlan) -> Store:
+def open_etcd(place: StorePlan, lease_ttl: float) -> Store:
     """etcd as the plan says; not connected yet. Its client takes long to import. Raises ``OSError``: a file is bad."""
-    from supervisor.peers.etcd import EtcdStore, Login, client_tls  # noqa: PLC0415 - as said
+    from supervisor.peers.etcd import EtcdStore, Login, client_tls, patience_for  # noqa: PLC0415 - as said
 
     return EtcdStore(
         place.endpoints,
         chance=random.Random(),  # noqa: S311 - spreads retries
         tls=client_tls(place.ca, place.cert, place.key) if place.endpoints[0].startswith("https") else None,
         login=Login(place.username, place.password_file) if place.username else None,
+        patience=patience_for(lease_ttl),
     )

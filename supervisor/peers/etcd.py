@@ -14,7 +14,7 @@ import ssl
 from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import aiohttp
@@ -60,6 +60,15 @@ class Patience:
     silence: float = 60.0
     first_pause: float = 0.05
     longest_pause: float = 2.0
+
+
+def patience_for(lease_ttl: float) -> Patience:
+    """With which a lease that is kept alive thrice in its time survives an endpoint that has gone silent.
+
+    A third has passed when that is asked; the next one has to be, and to answer, before the rest has.
+    """
+    usual = Patience()
+    return replace(usual, answer=min(usual.answer, 0.4 * lease_ttl))
 
 
 @dataclass(frozen=True, slots=True)

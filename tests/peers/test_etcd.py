@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from supervisor.peers.etcd import EtcdStore, Login, Patience, client_tls
+from supervisor.peers.etcd import EtcdStore, Login, Patience, client_tls, patience_for
 from supervisor.peers.store import Changes, Committed, Conflict, Put, StoreAway, StoreRefused, Unchanged
 from tests.peers.etcd import Etcd, ask, needs_etcd, ready
 
@@ -176,6 +176,20 @@ async def test_a_silent_connection_is_left_with_the_watch_on_it(etcd: Etcd) -> N
             await store.range("/silent/")
             await store.transact([], [Put("/silent/a", b"1")])
             assert [entry.key for entry in (await waiting).written] == ["/silent/a"]
+    await wire.close()
+
+
+async def test_the_shortest_lease_survives_an_endpoint_that_goes_silent(etcd: Etcd) -> None:
+    """Nobody refuses a connection in a partition. A third of the lease has passed when it is noticed at the soonest."""
+    ttl = 2.0
+    wire = Wire(etcd.endpoints[0])
+    async with client(await wire.open(), *etcd.endpoints, patience=patience_for(ttl)) as store:
+        lease = await store.grant(ttl)
+        wire.cut()
+        asked_at = time.monotonic()
+        assert await store.keep_alive(lease.id) is not None
+        assert time.monotonic() - asked_at < ttl * 2 / 3
+    assert patience_for(3600.0) == Patience()
     await wire.close()
 
 
