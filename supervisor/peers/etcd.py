@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 
+from supervisor import clock
 from supervisor.peers.store import (
     Changes,
     Committed,
@@ -164,9 +165,11 @@ class EtcdStore:
         failures = 0
         while True:
             turn = self._turn
+            stood_at = math.inf
             try:
                 async with aclosing(self._stream(turn, prefix, after)) as stream:
                     async for news in stream:
+                        stood_at = min(stood_at, clock.now())
                         if news is not None:
                             failures = 0
                             after = news.revision
@@ -185,6 +188,8 @@ class EtcdStore:
             except (_Unanswered, _TokenRefused) as failure:
                 if isinstance(failure, _Unanswered):
                     self._leave(turn)
+                if clock.now() - stood_at > self._patience.longest_pause:
+                    failures = 0  # to ask anew in a quiet hour is no failure, and meanwhile nothing is heard
                 await self._pause(failures)
                 failures += 1
 

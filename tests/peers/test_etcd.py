@@ -206,6 +206,34 @@ async def test_a_watch_that_hears_nothing_asks_anew(etcd: Etcd) -> None:
     await wire.close()
 
 
+async def test_a_watch_in_a_quiet_hour_is_never_away_for_longer_than_the_first_pause() -> None:
+    asked: list[float] = []
+    enough = asyncio.Event()
+
+    async def say_nothing(request: web.BaseRequest) -> web.StreamResponse:
+        asked.append(time.monotonic())
+        if len(asked) == 6:
+            enough.set()
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"result": {"header": {"revision": "5"}, "created": true}}\n')
+        await asyncio.Event().wait()
+        return response
+
+    patience = Patience(answer=5.0, silence=0.6, first_pause=0.05, longest_pause=0.5)
+    async with (
+        http(say_nothing) as url,
+        client(url, patience=patience) as store,
+        aclosing(store.watch("/quiet/", 5)) as watch,
+    ):
+        waiting = asyncio.create_task(news(watch))
+        await enough.wait()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    gaps = [later - earlier - patience.silence for earlier, later in pairwise(asked)]
+    assert min(gaps[3:]) < 0.2, gaps
+
+
 async def test_a_transaction_whose_answer_is_lost_is_not_sent_again() -> None:
     asked: list[str] = []
 
