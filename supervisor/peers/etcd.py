@@ -83,11 +83,17 @@ class Login:
 def client_tls(ca: str = "", cert: str = "", key: str = "") -> ssl.SSLContext:
     """TLS as a client: trusting ``ca`` (empty: what the system trusts), known by ``cert`` and ``key``; file names.
 
-    Raises ``OSError`` (``ssl.SSLError`` is one) when a file cannot be read or is not what it should be.
+    Raises ``OSError`` when a file cannot be read or is not what it should be.
     """
-    context = ssl.create_default_context(cafile=ca or None)
-    if cert:
-        context.load_cert_chain(cert, key or None)
+    try:
+        context = ssl.create_default_context(cafile=ca or None)
+    except OSError as error:  # which names no file, as below
+        raise OSError(f"{ca}: {error}") from error
+    try:
+        if cert:
+            context.load_cert_chain(cert, key or None)
+    except OSError as error:
+        raise OSError(f"{cert}, {key}: {error}") from error
     return context
 
 
@@ -350,7 +356,7 @@ class EtcdStore:
 
 def _failed(error: aiohttp.ClientError | TimeoutError) -> _Unanswered:
     never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-    return _Unanswered(str(error) or type(error).__name__, sent=not never_sent)
+    return _Unanswered(str(error) or "no answer in time", sent=not never_sent)
 
 
 def _password(path: str) -> str:

@@ -234,6 +234,25 @@ async def test_a_watch_in_a_quiet_hour_is_never_away_for_longer_than_the_first_p
     assert min(gaps[3:]) < 0.2, gaps
 
 
+async def test_an_endpoint_that_says_nothing_has_not_answered_in_time() -> None:
+    async def hang(request: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    async with http(hang) as url, client(url, patience=replace(SHORT, call=2.0)) as store:
+        with pytest.raises(StoreAway, match=f"{url}: no answer in time"):
+            await store.range("/")
+
+
+def test_a_certificate_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+    """What ssl says of it names no file."""
+    (tmp_path / "empty.pem").touch()
+    for files in (["none.pem"], ["empty.pem"], ["", "none.pem", "none.key"], ["", "empty.pem", "empty.pem"]):
+        name = str(tmp_path / files[-1])
+        with pytest.raises(OSError, match=name):
+            client_tls(*(file and str(tmp_path / file) for file in files))
+
+
 async def test_a_transaction_whose_answer_is_lost_is_not_sent_again() -> None:
     asked: list[str] = []
 
