@@ -74,7 +74,7 @@ def peers_told(turn: Turn, told: WorldLost | JobEnded | PeersAwaited | PeersLost
 
 
 def _world_lost(turn: Turn, lost: WorldLost) -> None:
-    """Stop, and join again. Nothing is charged for it here: what a failure elsewhere costs, the next round says."""
+    """Stop, and join again. Nothing is charged for it here: what a failure elsewhere has cost, the next round says."""
     group = turn.group
     if lost.attempt != group.attempt or group.phase not in (Phase.STARTING, Phase.RUNNING):
         return
@@ -89,6 +89,8 @@ def _world_lost(turn: Turn, lost: WorldLost) -> None:
         )
     left = restarts.restarts_left(group.plan.restart, group.history, turn.now)
     cause = "peer_failed" if lost.because == "failed" else "membership"
+    if left and cause == "peer_failed":
+        left -= 1  # as where it has failed: this restart is not left any more
     turn.events.append(events.group_restarting(turn.now, name, attempt, lost.reason, cause, left, 0.0))
     stop(turn, Again(0.0, 1, lost.reason), lost.reason)
 

@@ -84,7 +84,7 @@ def test_a_failure_is_told_to_the_others_and_charged_to_all() -> None:
 def test_a_failure_elsewhere_is_a_restart_here() -> None:
     one_of_several().tell(
         (5.0, world_lost("rank 0 was killed", "failed", "h1"), "SIGTERM tree 0#0 1#0; timer ladder 35",
-         "group.restarting cause=peer_failed; group.stopping"),
+         "group.restarting cause=peer_failed restarts_left=1; group.stopping"),
     )  # fmt: skip
 
 
