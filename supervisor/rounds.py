@@ -185,7 +185,7 @@ class Part:
         self._claim: PortClaim | None = None
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
         self._left = False
-        self._ended = False
+        self._in_world = False
 
     def serves(self, plan: GroupPlan) -> bool:
         """Whether a group with this plan may go on with this part."""
@@ -207,8 +207,11 @@ class Part:
             self._member.workers_succeeded()
 
     def leave(self, why: str = "", exit_code: int = 0) -> None:
-        """Take no further part. Who leaves because it has failed for good says so first, and goes when all know."""
-        if exit_code and not self._ended and not self._left and self._member is not None and self._member.running:
+        """Take no further part. Who leaves a world because it has failed for good says so first, and goes when all know.
+
+        A world that has ended already is not told: its others are about another one.
+        """
+        if exit_code and self._in_world and not self._left:
             self.report_failure(why, exit_code, final=True)
         elif self._member is not None:
             self._member.leave()
@@ -266,14 +269,14 @@ class Part:
 
     def _hear(self, news: News) -> None:
         name = self.plan.name
+        if isinstance(news, WorldCame | WorldEnded):
+            self._in_world = isinstance(news, WorldCame)
         match news:
             case OddRecord(key, why):
                 self._tell(peer_events.rendezvous_record_refused(clock.now(), name, key, why))
-            case WorldEnded(verdict=None) if self._left:
-                pass
             case WorldEnded() if self._left:
                 assert self._member is not None, "it has told this"
-                self._member.leave()
+                self._member.leave()  # with its failure, or with another that was first
             case _ if self._left:
                 pass
             case WorldCame(world, restarts):
@@ -282,7 +285,6 @@ class Part:
                 self._post(name, WorldLost(self._attempt, why, because, host))
             case WorldEnded(verdict=verdict) | JobOver(verdict):
                 assert verdict is not None, "the case above"
-                self._ended = True
                 self._post(name, JobEnded(verdict.outcome, verdict.why, verdict.exit_code))
             case NoWorld(why, away):
                 ended = JobEnded("failed", why, UNAVAILABLE, "unreachable") if away else (
