@@ -207,7 +207,7 @@ class Part:
             self._member.workers_succeeded()
 
     def leave(self, why: str = "", exit_code: int = 0) -> None:
-        """Take no further part. Who leaves a world because it has failed for good says so first, and goes when all know.
+        """Take no further part. Who has failed for good in a world says so to it first, and goes when all know.
 
         A world that has ended already is not told: its others are about another one.
         """

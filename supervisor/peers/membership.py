@@ -42,6 +42,9 @@ from supervisor.plan import World
 KEEP_ALIVES = 3
 """So often in the time of a lease it is kept alive."""
 
+LONGEST_WHY = 1000
+"""Characters of a failure that others are told: what is longer than a record may be would be none."""
+
 
 @dataclass(frozen=True, slots=True)
 class WorldCame:
@@ -165,7 +168,7 @@ class Member:
 
         ``final``: it has failed whatever its budget is.
         """
-        failure = Failed(self._me.host.name, why, exit_code, final)
+        failure = Failed(self._me.host.name, why[:LONGEST_WHY], exit_code, final)
         if self._failure is None or (final and not self._failure[1].final):
             self._failure = (self._me.running, failure)
         self._mirror.touch()

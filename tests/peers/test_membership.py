@@ -241,6 +241,15 @@ async def test_failures_of_one_round_are_counted_once_and_the_last_ends_the_job_
         assert {host.verdict for host in one.hosts.values()} == {Verdict("failed", "rank 3 has failed", 9)}
 
 
+async def test_a_failure_with_much_to_say_is_a_verdict_all_the_same(either: Either) -> None:
+    async with job(either, "wordy", 2, 2, max_restarts=0) as one:
+        one.arrive("a", "b")
+        await one.world_of("a", "b")
+        one["a"].member.workers_failed("x" * 100_000, 7)
+        await one.until(lambda: all(host.verdict for host in one.hosts.values()))
+        assert one["b"].verdict == Verdict("failed", "x" * 1000, 7)
+
+
 async def test_a_failure_is_counted_even_when_the_workers_are_gone_before_it_is_written(either: Either) -> None:
     async with job(either, "gone", 2, 2, max_restarts=0) as one:
         one.arrive("a", "b")
