@@ -305,7 +305,7 @@ class Daemon:
         return Rounds(
             self._plan,
             self._tasks,
-            lambda place: self._load(partial(open_etcd, place)),
+            lambda *store: self._load(partial(open_etcd, *store)),
             self._runtime.post,
             self._tell,
         )

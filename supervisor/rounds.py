@@ -52,12 +52,12 @@ from supervisor.peers.membership import (
     WorldCame,
     WorldEnded,
 )
-from supervisor.peers.records import Keys, read_leader
+from supervisor.peers.records import Keys, Unreadable, read_leader
 from supervisor.peers.store import Store, StoreAway, StoreRefused
 from supervisor.plan import DaemonPlan, GroupPlan, StorePlan
 
 Post = Callable[[str, Input], None]
-OpenStore = Callable[[StorePlan], Awaitable[Store]]
+OpenStore = Callable[[StorePlan, float], Awaitable[Store]]
 
 READ_WITHIN = 3.0
 """Seconds that a person who asks is kept waiting for the store."""
@@ -70,7 +70,10 @@ class Rounds:
         self, plan: DaemonPlan, tasks: anyio.abc.TaskGroup, open_store: OpenStore, post: Post,
         tell: Callable[[Event], None],
     ) -> None:  # fmt: skip
-        """``open_store`` may take its time, and raises ``OSError`` where a file that it needs cannot be had."""
+        """``open_store`` is given the shortest lease that is to be kept there, in seconds.
+
+        It may take its time, and raises ``OSError`` where a file that it needs cannot be had.
+        """
         self._plan = plan
         self._tasks = tasks
         self._open_store = open_store
@@ -124,7 +127,7 @@ class Rounds:
             entries = {entry.key: entry for entry in found.entries}
             table = table_of(entries, keys, lambda _key, _why: None)  # its leader tells what is unreadable
             hosts = attendance(table, part.rules)
-        except (TimeoutError, StoreAway, StoreRefused) as why:
+        except (TimeoutError, StoreAway, StoreRefused, Unreadable) as why:
             return {"leader": "", "hosts": [], "error": str(why) or f"no answer within {READ_WITHIN:g} s"}
         leader = entries.get(keys.leader)
         name = read_leader(leader.value) if leader is not None else ""
@@ -150,18 +153,19 @@ class Rounds:
     async def _take_part(self, part: Part) -> None:
         try:
             with part.scope:
-                await part.run(await self._the_store())
+                await part.run(await self._the_store(part.plan))
         except (StoreRefused, OSError) as why:
             self._post(part.plan.name, JobEnded("failed", f"the store: {why}", UNAVAILABLE, "unreachable"))
         finally:
             part.end()
             self._ending.discard(part)
 
-    async def _the_store(self) -> Store:
+    async def _the_store(self, first: GroupPlan) -> Store:
         assert self._plan.store is not None, "a group that shares a world has a store"
         async with self._opening:
             if self._store is None:
-                self._store = await self._open_store(self._plan.store)
+                leases = [plan.rendezvous.lease_ttl for plan in (first, *self._plan.groups.values())]
+                self._store = await self._open_store(self._plan.store, min(leases))
         return self._store
 
 
@@ -197,7 +201,7 @@ class Part:
         self._claim: PortClaim | None = None
         self._chance = random.Random()  # noqa: S311 - which port is nobody's secret
         self._left = False
-        self._ended = False
+        self._in_world = False
 
     def serves(self, plan: GroupPlan) -> bool:
         """Whether a group with this plan may go on with this part."""
@@ -224,8 +228,11 @@ class Part:
             self._member.workers_succeeded()
 
     def leave(self, why: str = "", exit_code: int = 0) -> None:
-        """Take no further part. Who leaves because it has failed for good says so first, and goes when all know."""
-        if exit_code and not self._ended and not self._left and self._member is not None and self._member.running:
+        """Take no further part. Who has failed for good in a world says so to it first, and goes when all know.
+
+        A world that has ended already is not told: its others are about another one.
+        """
+        if exit_code and self._in_world and not self._left:
             self.report_failure(why, exit_code, final=True)
         elif self._member is not None:
             self._member.leave()
@@ -274,14 +281,14 @@ class Part:
 
     def _hear(self, news: News) -> None:
         name = self.plan.name
+        if isinstance(news, WorldCame | WorldEnded):
+            self._in_world = isinstance(news, WorldCame)
         match news:
             case OddRecord(key, why):
                 self._tell(peer_events.rendezvous_record_refused(clock.now(), name, key, why))
-            case WorldEnded(verdict=None) if self._left:
-                pass
             case WorldEnded() if self._left:
                 assert self._member is not None, "it has told this"
-                self._member.leave()
+                self._member.leave()  # with its failure, or with another that was first
             case _ if self._left:
                 pass
             case WorldCame(world, restarts):
@@ -290,7 +297,6 @@ class Part:
                 self._post(name, WorldLost(self._attempt, why, because, host, restarts, last))
             case WorldEnded(verdict=verdict) | JobOver(verdict):
                 assert verdict is not None, "the case above"
-                self._ended = True
                 self._post(name, JobEnded(verdict.outcome, verdict.why, verdict.exit_code))
             case NoWorld(why, away):
                 ended = JobEnded("failed", why, UNAVAILABLE, "unreachable") if away else (
@@ -307,13 +313,14 @@ class Part:
                 assert_never(news)
 
 
-def open_etcd(place: StorePlan) -> Store:
+def open_etcd(place: StorePlan, lease_ttl: float) -> Store:
     """etcd as the plan says; not connected yet. Its client takes long to import. Raises ``OSError``: a file is bad."""
-    from supervisor.peers.etcd import EtcdStore, Login, client_tls  # noqa: PLC0415 - as said
+    from supervisor.peers.etcd import EtcdStore, Login, client_tls, patience_for  # noqa: PLC0415 - as said
 
     return EtcdStore(
         place.endpoints,
         chance=random.Random(),  # noqa: S311 - spreads retries
         tls=client_tls(place.ca, place.cert, place.key) if place.endpoints[0].startswith("https") else None,
         login=Login(place.username, place.password_file) if place.username else None,
+        patience=patience_for(lease_ttl),
     )

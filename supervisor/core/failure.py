@@ -48,9 +48,10 @@ def root_cause(group: Group, roots: Sequence[Event]) -> Event | None:
         return None
     last = who(roots[-1])
     is_it = (last.rank, last.attempt) == (cause.rank, cause.attempt)
-    # With other hosts, the next attempt has begun when it is agreed that there is none: it never had a world.
-    newest = group.attempt if group.world is not None else group.attempt - 1
-    return roots[-1] if is_it and (group.plan.restart.scope == "worker" or last.attempt >= newest) else None
+    # In a shared world the verdict comes to a group that waits for the next one, whose attempt no worker has seen.
+    waits = group.plan.rendezvous.is_elastic and group.world is None
+    is_last = last.attempt == group.attempt - waits
+    return roots[-1] if is_it and (group.plan.restart.scope == "worker" or is_last) else None
 
 
 def who(event: Event) -> Who:

@@ -373,12 +373,20 @@ class GiveUp:
 class Myself:
     """What a host knows of itself. ``running``: the round whose workers run here or are being stopped; 0: none.
 
-    ``waiting_since``: since when it has run none while a round was open.
+    ``waiting_since``: since when it has run none and has waited for a place in the round ``waiting_for``.
     """
 
     host: Host
     running: int = 0
     waiting_since: float = 0.0
+    waiting_for: int = 0
+
+
+def waiting(me: Myself, round: Round | None, now: float) -> Myself:
+    """The same host, which waits anew for each round: a spare has not lost the time in which it had no place."""
+    if me.running or round is None or round.number == me.waiting_for:
+        return me
+    return replace(me, waiting_since=now, waiting_for=round.number)
 
 
 def attend(

@@ -53,6 +53,9 @@ def elastic(
     for both in (("cert", "key"), ("username", "password_file")):
         if len(conf.keys() & set(both)) == 1:
             refuse(f"--rdzv-conf: {both[0]} and {both[1]} go together")
+    if conf.get("protocol", "http") == "http":
+        for key in sorted(conf.keys() & {"ca", "cert", "key"}):
+            refuse(f"--rdzv-conf: {key} is for protocol=https, and etcd is asked by http")
     endpoints = tuple(
         _url(one.strip(), conf.get("protocol", "http"), refuse) for one in _endpoints(flags.rdzv_endpoint)
     )

@@ -14,11 +14,12 @@ import ssl
 from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import aiohttp
 
+from supervisor import clock
 from supervisor.peers.store import (
     Changes,
     Committed,
@@ -62,6 +63,15 @@ class Patience:
     longest_pause: float = 2.0
 
 
+def patience_for(lease_ttl: float) -> Patience:
+    """With which a lease that is kept alive thrice in its time survives an endpoint that has gone silent.
+
+    A third has passed when that is asked; the next one has to be, and to answer, before the rest has.
+    """
+    usual = Patience()
+    return replace(usual, answer=min(usual.answer, 0.4 * lease_ttl))
+
+
 @dataclass(frozen=True, slots=True)
 class Login:
     """A user of etcd. The password is read from its file at each login, so that it may be changed there."""
@@ -73,11 +83,17 @@ class Login:
 def client_tls(ca: str = "", cert: str = "", key: str = "") -> ssl.SSLContext:
     """TLS as a client: trusting ``ca`` (empty: what the system trusts), known by ``cert`` and ``key``; file names.
 
-    Raises ``OSError`` (``ssl.SSLError`` is one) when a file cannot be read or is not what it should be.
+    Raises ``OSError`` when a file cannot be read or is not what it should be.
     """
-    context = ssl.create_default_context(cafile=ca or None)
-    if cert:
-        context.load_cert_chain(cert, key or None)
+    try:
+        context = ssl.create_default_context(cafile=ca or None)
+    except OSError as error:  # which names no file, as below
+        raise OSError(f"{ca}: {error}") from error
+    try:
+        if cert:
+            context.load_cert_chain(cert, key or None)
+    except OSError as error:
+        raise OSError(f"{cert}, {key}: {error}") from error
     return context
 
 
@@ -155,9 +171,11 @@ class EtcdStore:
         failures = 0
         while True:
             turn = self._turn
+            stood_at = math.inf
             try:
                 async with aclosing(self._stream(turn, prefix, after)) as stream:
                     async for news in stream:
+                        stood_at = min(stood_at, clock.now())
                         if news is not None:
                             failures = 0
                             after = news.revision
@@ -176,6 +194,8 @@ class EtcdStore:
             except (_Unanswered, _TokenRefused) as failure:
                 if isinstance(failure, _Unanswered):
                     self._leave(turn)
+                if clock.now() - stood_at > self._patience.longest_pause:
+                    failures = 0  # to ask anew in a quiet hour is no failure, and meanwhile nothing is heard
                 await self._pause(failures)
                 failures += 1
 
@@ -336,7 +356,7 @@ class EtcdStore:
 
 def _failed(error: aiohttp.ClientError | TimeoutError) -> _Unanswered:
     never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
-    return _Unanswered(str(error) or type(error).__name__, sent=not never_sent)
+    return _Unanswered(str(error) or "no answer in time", sent=not never_sent)
 
 
 def _password(path: str) -> str:

@@ -11,7 +11,7 @@ from supervisor import clock
 from supervisor.core.rendezvous import Call, Form, Host, Rules, Seat, Table, Turn, Wait, preside
 from supervisor.peers.mirror import LOOK_AGAIN_AFTER, Mirror
 from supervisor.peers.records import Keys, Unreadable, pieces, read_host, read_round, read_seat, written
-from supervisor.peers.store import Committed, Entry, Put, Store, StoreAway, StoreRefused, Unchanged
+from supervisor.peers.store import Committed, Entry, Put, Store, StoreAway, Unchanged
 
 
 async def lead(
@@ -20,8 +20,8 @@ async def lead(
 ) -> None:  # fmt: skip
     """Lead for as long as ``leader``, our own entry, stands; then return.
 
-    ``odd`` is told of a key whose value is unreadable, and why: it counts as not there. ``show`` is given what is
-    decided on. Raises ``StoreRefused``.
+    ``odd`` is told of a key whose value is unreadable, and why: it counts as not there, and without a round that can be
+    read nothing is done. ``show`` is given what is decided on. Raises ``StoreRefused``.
     """
     call = Call()
     while True:
@@ -42,7 +42,12 @@ async def _lead_on(
 ) -> Call:  # fmt: skip
     """Until we lead no more, or until a write has gone otherwise than planned, so that all has to be read anew."""
     while _stands(mirror, keys, leader):
-        table = table_of(mirror.entries, keys, odd)
+        try:
+            table = table_of(mirror.entries, keys, odd)
+        except Unreadable as why:
+            odd(keys.round, str(why))
+            await mirror.changed()
+            continue
         show(table)
         call, action = preside(table, rules, call, clock.now())
         if isinstance(action, Wait):
@@ -80,7 +85,7 @@ def _stands(mirror: Mirror, keys: Keys, leader: Entry) -> bool:
 
 
 def table_of(entries: Mapping[str, Entry], keys: Keys, odd: Callable[[str, str], None]) -> Table:
-    """What a leader decides on. Raises ``StoreRefused`` when there is something else in the place of the round."""
+    """What a leader decides on. Raises ``Unreadable`` when there is something else in the place of the round."""
     hosts: dict[str, Host] = {}
     seats: dict[str, Seat] = {}
     for key, entry in entries.items():
@@ -92,7 +97,4 @@ def table_of(entries: Mapping[str, Entry], keys: Keys, odd: Callable[[str, str],
         except Unreadable as why:
             odd(key, str(why))
     found = entries.get(keys.round)
-    try:
-        return Table(read_round(found.value) if found is not None else None, hosts, seats)
-    except Unreadable as why:
-        raise StoreRefused(f"{keys.round}: {why}") from why
+    return Table(read_round(found.value) if found is not None else None, hosts, seats)

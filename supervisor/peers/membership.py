@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import assert_never
@@ -32,6 +33,7 @@ from supervisor.core.rendezvous import (
     Wait,
     attend,
     failed,
+    waiting,
 )
 from supervisor.peers.leadership import lead
 from supervisor.peers.mirror import LOOK_AGAIN_AFTER, Mirror
@@ -41,6 +43,9 @@ from supervisor.plan import World
 
 KEEP_ALIVES = 3
 """So often in the time of a lease it is kept alive."""
+
+LONGEST_WHY = 1000
+"""Characters of a failure that others are told: what is longer than a record may be would be none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,7 @@ class StoreFound:
 
 @dataclass(frozen=True, slots=True)
 class OddRecord:
-    """What is under ``key`` cannot be read, and counts as not there."""
+    """What is under ``key`` is none of ours and counts as not there, or for who runs in a round, as no change of it."""
 
     key: str
     why: str
@@ -139,6 +144,7 @@ class Member:
         self._failure: tuple[int, Failed] | None = None
         self._stop_when_lost = stop_when_lost
         self._lapse: asyncio.TimerHandle | None = None
+        self._last_round: tuple[Entry | None, Round | None] = None, None
         self._odd: dict[str, str] = {}
         self._waiting = ""
         self._attended: Round | None = None
@@ -185,7 +191,7 @@ class Member:
 
         ``final``: it has failed whatever its budget is.
         """
-        failure = Failed(self._me.host.name, why, exit_code, final)
+        failure = Failed(self._me.host.name, why[:LONGEST_WHY], exit_code, final)
         if self._failure is None or (final and not self._failure[1].final):
             self._failure = (self._me.running, failure)
         self._mirror.touch()
@@ -226,7 +232,7 @@ class Member:
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._keep_alive, lease)
-                tasks.start_soon(self._mirror.follow)
+                tasks.start_soon(self._insist, self._mirror.follow)
                 await self._follow(tasks, lease)
                 tasks.cancel_scope.cancel()
         finally:
@@ -268,8 +274,8 @@ class Member:
             asked_at = clock.now()
             try:
                 left = await self._store.keep_alive(lease)
-            except StoreAway as why:
-                self._note_away(str(why))
+            except (StoreAway, StoreRefused) as why:
+                self._suffer(why)
                 continue
             self._note_back()
             if left is None:
@@ -294,6 +300,7 @@ class Member:
         """Do what there is to do, again and again. Returns when this life, or the whole membership, is over."""
         leading = 0
         has_stood = False
+        unanswered_since = math.inf
         until: float | None = None
         while not self._leaving and not self._fenced:
             if self._mirror.revision == 0:
@@ -303,19 +310,23 @@ class Member:
                 await self._report_failure()
                 await self._publish(lease)
                 leader = self._mirror.entries.get(self._keys.leader)
-                if leader is None or (not has_stood and self._led_before(leader, lease)):
+                if leader is None or not leader.lease or (not has_stood and self._led_before(leader, lease)):
                     await self._stand(lease, leader)
                     has_stood = True
                 elif leader.lease == lease and leading != leader.revision:
                     leading = leader.revision
                     show = partial(self._show, leader.revision)
-                    tasks.start_soon(lead, self._store, self._keys, self._rules, leader, self._note_odd, show)
+                    tasks.start_soon(
+                        self._insist, partial(lead, self._store, self._keys, self._rules, leader, self._note_odd, show)
+                    )
                 over, until = await self._step()
-            except StoreAway as why:
-                self._note_away(str(why))
+                unanswered_since = math.inf
+            except (StoreAway, StoreRefused) as why:
+                self._suffer(why)
                 self._published = None
                 until = clock.now() + LOOK_AGAIN_AFTER
-                over = not self._me.running and until >= self._me.waiting_since + self._rules.join_for
+                unanswered_since = min(unanswered_since, clock.now())
+                over = not self._me.running and until >= unanswered_since + self._rules.join_for
                 if over:
                     self._tell(self._unanswered(why))
             except LeaseLost:
@@ -325,11 +336,27 @@ class Member:
                 return
             await self._mirror.changed(until)
 
+    async def _insist(self, follow: Callable[[], Awaitable[None]]) -> None:
+        """Follow the store until that ends by itself. Raises ``StoreRefused`` where that is not suffered."""
+        while True:
+            try:
+                return await follow()
+            except* StoreRefused as refusals:
+                self._suffer(_first(refusals))
+            await asyncio.sleep(LOOK_AGAIN_AFTER)
+
+    def _suffer(self, why: BaseException) -> None:
+        """A store that refuses us after it has let us in is one that is away, as long as that may cost us workers."""
+        if isinstance(why, StoreRefused) and not self._me.running:
+            raise why
+        self._note_away(str(why))
+
     async def _step(self) -> tuple[bool, float | None]:
         """The next action of this host: whether it was the last, and when to look again at the latest."""
         entry, round = self._round()
         seat = await self._own_seat(entry)
         self._attended = round
+        self._me = waiting(self._me, round, clock.now())
         match attend(round, seat, self._me, self._rules, clock.now()):
             case Start(world):
                 self._me = replace(self._me, running=world.round)
@@ -402,8 +429,13 @@ class Member:
         return leader.lease != lease and leader.value == self._me.host.name.encode()
 
     async def _stand(self, lease: int, leader: Entry | None) -> None:
-        """Become the leader after that one, unless another host is quicker."""
+        """Become the leader after that one, unless another host is quicker.
+
+        Whoever has no lease is none of us, and would stay for ever.
+        """
         key = self._keys.leader
+        if leader is not None and not leader.lease:
+            self._note_odd(key, "it has no lease")
         after = Unchanged(key, leader.revision if leader is not None else 0)
         await self._store.transact([after], [Put(key, self._me.host.name.encode(), lease)])
 
@@ -427,11 +459,15 @@ class Member:
         return self._hosts
 
     def _round(self) -> tuple[Entry | None, Round | None]:
+        """The round; for who has workers the last that could be read, since something odd is no reason to stop them."""
         entry = self._mirror.entries.get(self._keys.round)
         try:
-            return entry, read_round(entry.value) if entry is not None else None
+            self._last_round = entry, read_round(entry.value) if entry is not None else None
         except Unreadable as why:
-            raise StoreRefused(f"{self._keys.round}: {why}") from why
+            if not self._me.running:
+                raise StoreRefused(f"{self._keys.round}: {why}") from why
+            self._note_odd(self._keys.round, str(why))
+        return self._last_round
 
     async def _own_seat(self, round: Entry | None) -> Seat | None:
         """Our seat as it was when the round was written, or later. Read once a round: most hosts have no other need."""

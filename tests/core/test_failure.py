@@ -270,6 +270,23 @@ def test_a_group_with_scope_worker_names_the_rank_that_used_up_the_budget() -> N
     assert "  attempt 0, rank 0: exited with code 3 after 1.0 s" in story.lines
 
 
+def test_in_a_shared_world_the_verdict_finds_the_group_waiting_for_the_next_one() -> None:
+    """It does not decide alone: its last worker is gone and its next attempt begun before the job's end is told."""
+    shared = Told(job(rendezvous=RendezvousRules("etcd", 2, min_hosts=2), restart=ONCE))
+    shared.then(up(), met(1), started(0), exited(0, 3), gone(0))
+    assert shared.group.attempt == 1
+    assert shared.group.failure is not None
+    shared.then(job_ended(f"{shared.group.failure.reason} (host h2)", 3))
+    assert "Root cause (first failure of attempt 0):" in shared.lines
+    assert "  reason    : exited with code 3 after 1.0 s" in shared.lines
+
+
+def test_of_a_failure_on_another_host_there_is_nothing_to_tell() -> None:
+    shared = Told(job(rendezvous=RendezvousRules("etcd", 2, min_hosts=2), restart=ONCE))
+    shared.then(up(), met(1), started(0), exited(0, 3), gone(0), job_ended("rank 0 exited with code 9 (host h1)", 9))
+    assert shared.lines == []
+
+
 def test_where_no_worker_is_to_blame_there_is_nothing_to_tell() -> None:
     """No port; processes that cannot be killed; a stop after a restart that was for something else."""
     story = Told(job(restart=ONCE))

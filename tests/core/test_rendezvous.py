@@ -30,6 +30,7 @@ from supervisor.core.rendezvous import (
     failed,
     opened,
     preside,
+    waiting,
 )
 from supervisor.plan import World
 
@@ -344,6 +345,23 @@ def test_a_host_gives_up_when_no_world_comes_in_time() -> None:
         assert attend(round, None, Myself(B, waiting_since=100.0), RULES, 700.0) == GiveUp(
             "no 2 hosts were ready within 600 s"
         )
+
+
+def test_a_spare_has_lost_none_of_the_time_in_which_it_had_no_place() -> None:
+    """It has waited for longer than ``join_for`` when it is needed, and then has all of that for the next round."""
+    world = formed(A, B)
+    spare = waiting(Myself(host("c")), world.round, 100.0)
+    assert attend(world.round, None, spare, RULES, 9000.0) == Wait()
+    again = Round(2, "open", "host a has left")
+    for now in (9000.0, 9300.0):
+        spare = waiting(spare, again, now)
+        assert attend(again, None, spare, RULES, now) == Wait(9600.0)
+    assert isinstance(attend(again, None, spare, RULES, 9600.0), GiveUp)
+
+
+def test_who_has_workers_does_not_wait() -> None:
+    assert waiting(Myself(B, running=1), Round(2, "open", "host a has left"), 100.0) == Myself(B, running=1)
+    assert waiting(Myself(B), None, 100.0) == Myself(B)
 
 
 def test_the_verdict_comes_after_the_workers_are_gone_and_for_late_hosts_at_once() -> None:

@@ -369,6 +369,8 @@ def test_launch_meets_other_hosts_by_torchruns_words(common: Etcd, tmp_path: Pat
     ):
         said = [one.communicate(timeout=30) for one in (first, second)]
         assert (first.returncode, second.returncode) == (5, 5), said
+    told = [one for one in said if "Root cause (first failure of attempt 1):" in one[1]]
+    assert ["seen 1 " in out for out, _ in told] == [True], "where the worker ran, and only there"
     lines = [line.split() for out, _ in said for line in out.splitlines() if line.startswith("seen 1 ")]
     assert [line[2:3] + line[4:] for line in lines] == [["2", "0"], ["2", "1"]], said
     assert {line[3] for line in lines} <= {"127.0.0.1", "127.0.0.2"}

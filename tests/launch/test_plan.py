@@ -309,6 +309,7 @@ ETCD = ["--rdzv-backend", "etcd", "--rdzv-id", "job"]
         ([*ETCD, "--rdzv-conf", "lease_ttl=1"], {}, "--rdzv-conf lease_ttl: "),
         ([*ETCD, "--rdzv-conf", "protocol=ftp"], {}, "--rdzv-conf protocol: 'ftp' is none of http, https"),
         ([*ETCD, "--rdzv-conf", "protocol=https,cert=c"], {}, "--rdzv-conf: cert and key go together"),
+        ([*ETCD, "--rdzv-conf", "ca=c"], {}, "--rdzv-conf: ca is for protocol=https, and etcd is asked by http"),
         (["--rdzv-backend", "etcd-v2"], {}, "--rdzv-backend etcd-v2: .*use --rdzv-backend etcd"),
         (["--rdzv-backend", "mine"], {}, "--rdzv-backend mine: .*torch.*allowed: c10d, etcd, static"),
         (["--rdzv-endpoint", "host-a"], {}, "--rdzv-endpoint host-a: .*HOST:PORT"),

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from supervisor.peers.etcd import EtcdStore, Login, Patience, client_tls
+from supervisor.peers.etcd import EtcdStore, Login, Patience, client_tls, patience_for
 from supervisor.peers.store import Changes, Committed, Conflict, Put, StoreAway, StoreRefused, Unchanged
 from tests.peers.etcd import Etcd, ask, needs_etcd, ready
 
@@ -179,6 +179,20 @@ async def test_a_silent_connection_is_left_with_the_watch_on_it(etcd: Etcd) -> N
     await wire.close()
 
 
+async def test_the_shortest_lease_survives_an_endpoint_that_goes_silent(etcd: Etcd) -> None:
+    """Nobody refuses a connection in a partition. A third of the lease has passed when it is noticed at the soonest."""
+    ttl = 2.0
+    wire = Wire(etcd.endpoints[0])
+    async with client(await wire.open(), *etcd.endpoints, patience=patience_for(ttl)) as store:
+        lease = await store.grant(ttl)
+        wire.cut()
+        asked_at = time.monotonic()
+        assert await store.keep_alive(lease.id) is not None
+        assert time.monotonic() - asked_at < ttl * 2 / 3
+    assert patience_for(3600.0) == Patience()
+    await wire.close()
+
+
 async def test_a_watch_that_hears_nothing_asks_anew(etcd: Etcd) -> None:
     wire = Wire(etcd.endpoints[0])
     patience = Patience(call=3, answer=0.5, silence=0.5, first_pause=0.01, longest_pause=0.1)
@@ -190,6 +204,53 @@ async def test_a_watch_that_hears_nothing_asks_anew(etcd: Etcd) -> None:
             await other.transact([], [Put("/mute/a", b"1")])
             assert [entry.key for entry in (await waiting).written] == ["/mute/a"]
     await wire.close()
+
+
+async def test_a_watch_in_a_quiet_hour_is_never_away_for_longer_than_the_first_pause() -> None:
+    asked: list[float] = []
+    enough = asyncio.Event()
+
+    async def say_nothing(request: web.BaseRequest) -> web.StreamResponse:
+        asked.append(time.monotonic())
+        if len(asked) == 6:
+            enough.set()
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"result": {"header": {"revision": "5"}, "created": true}}\n')
+        await asyncio.Event().wait()
+        return response
+
+    patience = Patience(answer=5.0, silence=0.6, first_pause=0.05, longest_pause=0.5)
+    async with (
+        http(say_nothing) as url,
+        client(url, patience=patience) as store,
+        aclosing(store.watch("/quiet/", 5)) as watch,
+    ):
+        waiting = asyncio.create_task(news(watch))
+        await enough.wait()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    gaps = [later - earlier - patience.silence for earlier, later in pairwise(asked)]
+    assert min(gaps[3:]) < 0.2, gaps
+
+
+async def test_an_endpoint_that_says_nothing_has_not_answered_in_time() -> None:
+    async def hang(request: web.BaseRequest) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    async with http(hang) as url, client(url, patience=replace(SHORT, call=2.0)) as store:
+        with pytest.raises(StoreAway, match=f"{url}: no answer in time"):
+            await store.range("/")
+
+
+def test_a_certificate_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+    """What ssl says of it names no file."""
+    (tmp_path / "empty.pem").touch()
+    for files in (["none.pem"], ["empty.pem"], ["", "none.pem", "none.key"], ["", "empty.pem", "empty.pem"]):
+        name = str(tmp_path / files[-1])
+        with pytest.raises(OSError, match=name):
+            client_tls(*(file and str(tmp_path / file) for file in files))
 
 
 async def test_a_transaction_whose_answer_is_lost_is_not_sent_again() -> None:

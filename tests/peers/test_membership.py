@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -28,9 +28,11 @@ from supervisor.peers.membership import (
 from supervisor.peers.memory import MemoryStore
 from supervisor.peers.records import Keys, read_seat
 from supervisor.peers.store import (
+    Changes,
     Committed,
     Conflict,
     Delete,
+    Found,
     Put,
     Store,
     StoreAway,
@@ -223,7 +225,8 @@ async def test_who_leads_no_more_tells_no_more_of_all(either: Either) -> None:
         one.arrive("a")
         await one.world_of("a")
         await stands(one["a"], lambda view: view.hosts is not None)
-        await one.store.transact([], [Put(one.keys.leader, b"z")])
+        lease = await one.store.grant(60.0)
+        await one.store.transact([], [Put(one.keys.leader, b"z", lease.id)])
         await stands(one["a"], lambda view: view.leader == "z")
         assert one["a"].member.rendezvous.hosts is None
 
@@ -233,6 +236,17 @@ async def stands(host: SimulatedHost, as_wanted: Callable[[RendezvousView], bool
     async with asyncio.timeout(20):
         while not as_wanted(host.member.rendezvous):  # noqa: ASYNC110 - it is there to be asked, and tells nobody
             await asyncio.sleep(0.01)
+
+
+async def test_a_spare_takes_a_place_however_long_it_has_waited(either: Either) -> None:
+    async with job(either, "spare", 2, 2, join_for=TTL) as one:
+        one.arrive("a", "b")
+        await one.world_of("a", "b")
+        one.arrive("c")
+        await one.until(lambda: one["c"].waits_for.startswith("waits as a spare"))
+        await asyncio.sleep(TTL)
+        one["b"].member.leave()
+        await one.world_of("a", "c")
 
 
 async def test_survivors_of_a_dead_host_form_anew_when_its_lease_ends(either: Either) -> None:
@@ -265,6 +279,15 @@ async def test_failures_of_one_round_are_counted_once_and_the_last_ends_the_job_
         one["b"].member.workers_failed("rank 3 has failed", 9)
         await one.until(lambda: all(host.verdict for host in one.hosts.values()))
         assert {host.verdict for host in one.hosts.values()} == {Verdict("failed", "rank 3 has failed", 9)}
+
+
+async def test_a_failure_with_much_to_say_is_a_verdict_all_the_same(either: Either) -> None:
+    async with job(either, "wordy", 2, 2, max_restarts=0) as one:
+        one.arrive("a", "b")
+        await one.world_of("a", "b")
+        one["a"].member.workers_failed("x" * 100_000, 7)
+        await one.until(lambda: all(host.verdict for host in one.hosts.values()))
+        assert one["b"].verdict == Verdict("failed", "x" * 1000, 7)
 
 
 async def test_a_failure_is_counted_even_when_the_workers_are_gone_before_it_is_written(either: Either) -> None:
@@ -357,6 +380,32 @@ async def test_a_round_costs_a_write_for_each_host_and_three_more() -> None:
         assert after - before == len(names) + 3
 
 
+async def test_something_odd_in_the_place_of_the_round_stops_nobodys_workers(either: Either) -> None:
+    """Nothing is decided until it is what it was; then all goes on."""
+    async with job(either, "odd-round", 2, 3) as one:
+        one.arrive("a", "b")
+        await one.world_of("a", "b")
+        key = one.keys.round
+        before = await one.store.get(key)
+        assert before is not None
+        await one.store.transact([], [Put(key, b"{")])
+        told = OddRecord(key, "it is not JSON")
+        await one.until(lambda: all(told in host.news for host in one.hosts.values()))
+        assert all(host.world for host in one.hosts.values())
+        await one.store.transact([], [Put(key, before.value)])
+        one.arrive("c")
+        await one.world_of("a", "b", "c")
+
+
+async def test_a_leader_without_a_lease_is_replaced(either: Either) -> None:
+    """No host of ours has written that, and it would not go by itself."""
+    async with job(either, "odd-leader", 2, 2) as one:
+        await one.store.transact([], [Put(one.keys.leader, b"x")])
+        one.arrive("a", "b")
+        await one.world_of("a", "b")
+        assert any(OddRecord(one.keys.leader, "it has no lease") in host.news for host in one.hosts.values())
+
+
 class ShakyStore(MemoryStore):
     """A store that can be out of reach."""
 
@@ -373,6 +422,35 @@ class ShakyStore(MemoryStore):
         if self.away:
             raise StoreAway("no route to host")
         return await super().transact(conditions, operations)
+
+
+class StrictStore(MemoryStore):
+    """A store that can forget who may do what."""
+
+    refuses = False
+
+    def _look_up(self) -> None:
+        if self.refuses:
+            raise StoreRefused("permission denied")
+
+    async def range(self, prefix: str) -> Found:
+        self._look_up()
+        return await super().range(prefix)
+
+    async def keep_alive(self, lease: int) -> float | None:
+        self._look_up()
+        return await super().keep_alive(lease)
+
+    async def transact(
+        self, conditions: Sequence[Unchanged], operations: Sequence[Put | Delete]
+    ) -> Committed | Conflict:
+        self._look_up()
+        return await super().transact(conditions, operations)
+
+    async def watch(self, prefix: str, after: int) -> AsyncGenerator[Changes, None]:
+        async for changes in super().watch(prefix, after):
+            self._look_up()
+            yield changes
 
 
 class LateStore(MemoryStore):
@@ -446,6 +524,47 @@ async def test_a_host_without_workers_does_not_wait_for_ever_for_a_store_that_is
     assert one["a"].news[-1] == NoWorld("the store has not answered for 1 s: no route to host", away=True)
     store.away = False
     await one["a"].task
+    await store.close()
+
+
+async def test_a_store_that_refuses_us_costs_no_workers() -> None:
+    """As when a password has been changed: they go on, and without any the refusal is the end."""
+    store = StrictStore()
+    one = Job(store, "strict", Rules(1, 1))
+    one.arrive("a")
+    await one.world_of("a")
+    store.refuses = True
+    await MemoryStore.transact(store, [], [Put(one.keys.leader + "s", b"wakes all watches")])
+    await one.until(lambda: StoreLost("permission denied") in one["a"].news)
+    store.refuses = False
+    await one.until(lambda: StoreFound() in one["a"].news)
+    assert [type(news) for news in one["a"].news] == [WorldCame, StoreLost, StoreFound]
+    one["a"].member.workers_failed("rank 0 has failed", 3)
+    await one.until(lambda: one["a"].restarts == 1 and one["a"].world is not None)
+    store.refuses = True
+    one["a"].world = None
+    one["a"].member.workers_failed("rank 0 has failed", 3)
+    one["a"].member.workers_gone()
+    with pytest.raises(StoreRefused, match="permission denied"):
+        await one["a"].task
+    await store.close()
+
+
+async def test_a_spare_that_has_waited_for_long_survives_a_moment_without_the_store() -> None:
+    store = ShakyStore()
+    one = Job(store, "shaky", Rules(1, 1, join_for=1.0))
+    one.arrive("a")
+    await one.world_of("a")
+    one.arrive("b")
+    await one.until(lambda: one["b"].waits_for.startswith("waits as a spare"))
+    await asyncio.sleep(1.0)
+    store.away = True
+    one["a"].member.leave()
+    await one.until(lambda: StoreLost("no route to host") in one["b"].news)
+    store.away = False
+    await one.world_of("b")
+    one["b"].member.leave()
+    await one["b"].task
     await store.close()
 
 

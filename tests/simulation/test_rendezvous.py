@@ -32,6 +32,7 @@ from supervisor.core.rendezvous import (
     Verdict,
     attend,
     preside,
+    waiting,
 )
 from supervisor.peers.memory import Ledger
 from supervisor.peers.records import Keys, pieces, read_host, read_round, read_seat, written
@@ -179,6 +180,7 @@ class Simulation:
             return
         round = read_round(host.round.value) if host.round else None
         seats = [read_seat(entry.value, name) for entry in self.ledger.range(KEYS.seat(name)).entries]
+        host.me = waiting(host.me, round, self.now)
         match attend(round, seats[0] if seats else None, host.me, self.rules, self.now):
             case Start(world):
                 assert host.running is None

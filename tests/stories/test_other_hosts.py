@@ -81,13 +81,6 @@ def test_a_failure_is_told_to_the_others_and_charged_to_all() -> None:
     story.tell((5.3, met(4, restarts=2), "start 0#1 1#1 after 2", "rendezvous.formed restarts=2"))
 
 
-def test_a_failure_elsewhere_is_a_restart_here() -> None:
-    one_of_several().tell(
-        (5.0, world_lost("rank 0 was killed", "failed", "h1"), "SIGTERM tree 0#0 1#0; timer ladder 35",
-         "group.restarting cause=peer_failed; group.stopping"),
-    )  # fmt: skip
-
-
 def test_a_failure_elsewhere_says_how_many_restarts_are_left_after_it() -> None:
     """The one before had left two of three."""
     story = one_of_several().tell(
