@@ -175,8 +175,9 @@ class TorchElastic:
         duration_ms: float | None = None,
     ) -> None:
         fields, plan, world = event.fields, group.plan, group.world
+        forming = state in ("RENDEZVOUS", "ASSIGN_WORKER_RANKS")
         details: dict[str, Any] = {
-            "group_world_size": None if state in ("RENDEZVOUS", "ASSIGN_WORKER_RANKS") else 1,
+            "group_world_size": None if forming else world.group_world_size if world else plan.rendezvous.hosts,
             "entry_point": os.path.basename(plan.command[0]),
         }
         pid = fields.get("pid") if of_worker else None
@@ -191,7 +192,7 @@ class TorchElastic:
         self._write(
             event, group, PREFIX + state, "WORKER" if of_worker else "AGENT", state, details,
             global_rank=fields["rank"] if of_worker else None,
-            group_rank=None if details["group_world_size"] is None else 0,
+            group_rank=None if forming else _group_rank(group),
             worker_id=None if pid is None else str(pid),
             raw_error=raw_error,
             duration_ms=duration_ms,
@@ -206,7 +207,7 @@ class TorchElastic:
         metadata = {
             "run_id": self._plan.run_id,
             "global_rank": None,
-            "group_rank": 0,
+            "group_rank": _group_rank(group),
             "worker_id": None,
             "role": group.plan.role,
             "hostname": self._plan.node_id,
@@ -254,6 +255,11 @@ class TorchElastic:
         if state != "stopped":  # of a run that is called off torch tells nothing more
             self._put(event.at, {f"workers.{group.plan.role}.{name}": value for name, value in _run(group, state)})
         self._timed(event.at, "SimpleElasticAgent.run", event.at - self._began_at)
+
+
+def _group_rank(group: Group) -> int:
+    """This host's number among those of the group; before there is a world what the plan says, which is 0 or static."""
+    return group.world.group_rank if group.world else group.plan.rendezvous.node_rank
 
 
 def _remaining(group: Group) -> int:

@@ -14,7 +14,7 @@ import pytest
 from supervisor.core import events
 from supervisor.core.groups import Arrival, Groups
 from supervisor.core.messages import ErrorReport
-from supervisor.plan import RestartRules, WatchdogRules
+from supervisor.plan import RendezvousRules, RestartRules, WatchdogRules
 from supervisor.premises import Unusable, appended
 from supervisor.report.torchelastic import TorchElastic
 from tests.stories.story import (
@@ -26,7 +26,9 @@ from tests.stories.story import (
     formed,
     gone,
     job,
+    job_ended,
     killed,
+    met,
     read_anew,
     running,
     silent,
@@ -87,6 +89,19 @@ def test_a_run_that_recovers_has_an_event_for_every_end() -> None:
     assert failed["agent_restarts"] == 1
     assert told.put()["workers.job.remaining_restarts"] == "2"
     assert told.put()["workers.job.failed"] == "1"
+
+
+def test_of_several_hosts_each_tells_which_it_is_and_of_how_many() -> None:
+    rules = RendezvousRules("static", hosts=2, node_rank=1)
+    told = Told(Story(job(workers=1, rendezvous=rules, restart=RestartRules(max_restarts=0))))
+    told.happen(0.0, up(), met(0), started(0), exited(0, 3), gone(0))
+    told.happen(6.0, job_ended("exited with code 3", 3))
+    metadata = [one["metadata"] for one in told.records if one["metadata"]["state"] != "RUNNING"]
+    places = [(one["state"], one["group_rank"], json.loads(one["metadata"])["group_world_size"]) for one in metadata]
+    assert places == [
+        ("RENDEZVOUS", None, None), ("ASSIGN_WORKER_RANKS", None, None),
+        ("START", 1, 2), ("FAILED", 1, 2), ("FAILED", 1, 2),
+    ]  # fmt: skip
 
 
 def test_a_failure_by_a_signal_has_it_as_its_negative_exit_code() -> None:
