@@ -71,7 +71,9 @@ class Told:
 
 
 def test_a_run_that_recovers_has_an_event_for_every_end() -> None:
-    told = Told(running(job(workers=2)))
+    told = Told(Story(job(workers=2, watchdog=WatchdogRules(timer_file=False))))
+    told.happen(0.0, up(), formed(), started(0), started(1))
+    told.lines.clear()
     error = ErrorReport("ValueError: nan", "Traceback ...", 1795349042)
     told.happen(5.0, exited(1, 3, error=error), gone(1), killed(0, 15), gone(0))
     assert told.states() == [("WORKER", "FAILED", 1), ("WORKER", "TERMINATED", 0)]
@@ -86,9 +88,12 @@ def test_a_run_that_recovers_has_an_event_for_every_end() -> None:
         "group_world_size": 1, "entry_point": "job", "local_rank": 1, "role_rank": 1, "role_world_size": 2,
         "exit_code": 3, "worker_pid": 1001,
     }  # fmt: skip
-    assert failed["agent_restarts"] == 1
-    assert told.put()["workers.job.remaining_restarts"] == "2"
+    assert failed["agent_restarts"] == 0, "the restart that it leads to is not used yet, as in torch"
+    assert told.put()["workers.job.remaining_restarts"] == "3"
     assert told.put()["workers.job.failed"] == "1"
+    told.happen(7.0, formed(), started(0), started(1))
+    assert told.records[-1]["metadata"]["agent_restarts"] == 1
+    assert told.put()["workers.job.remaining_restarts"] == "2"
 
 
 def test_of_several_hosts_each_tells_which_it_is_and_of_how_many() -> None:
