@@ -234,7 +234,7 @@ def test_a_numa_binding_says_on_which_cpus_each_worker_runs(how: Binding) -> Non
         (None, "[${role_name}${local_rank}]:"),
         ("<${role_name}|$rank|${local_rank}> ", "<${role_name}|${rank}|${local_rank}> "),
         ("$$5 ${unknown} $", "$5 ${unknown} $"),
-        ("", ""),
+        ("", "[${role_name}${local_rank}]:"),
     ],
 )
 def test_the_prefix_template_is_pythons(template: str | None, prefix: str) -> None:
