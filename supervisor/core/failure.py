@@ -107,8 +107,8 @@ def _in_full(group: Group, event: Event, host: str, directory: str, date: Callab
         yield from _text("traceback", fields["traceback"], TRACEBACK_LINES)
     if "stderr_tail" in fields:
         yield from _text("stderr", fields["stderr_tail"], STDERR_LINES)
-    if pid:
-        yield f"logs      : {directory}/attempt_{of.attempt}/{of.local_rank}/{_logs(group, fields, of.local_rank)}"
+    if pid and (files := _logs(group, fields, of.local_rank)):
+        yield f"logs      : {directory}/attempt_{of.attempt}/{of.local_rank}/{files}"
 
 
 def _hint(fields: Any) -> str:
