@@ -6,7 +6,8 @@ Its ``reify`` is asked once for each attempt, and gives a ``LogsDest``; neither 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from supervisor.plan import Places
@@ -26,13 +27,29 @@ class Reifies(Protocol):
 
 
 def places_by(specs: Reifies, envs: Mapping[int, Mapping[str, str]]) -> dict[int, Places]:
-    """Where the output of each local rank goes.
+    """Where the output of each local rank goes: into files that are empty now, and error files that are not there.
 
     Raises what ``reify`` raises, and ``Unusable``.
     """
     told = {rank: dict(env) for rank, env in envs.items()}
     dest = specs.reify(told)
-    return {rank: _places(dest, rank, env, told[rank]) for rank, env in envs.items()}
+    places = {rank: _places(dest, rank, env, told[rank]) for rank, env in envs.items()}
+    _begin_anew(places.values())
+    return places
+
+
+def _begin_anew(places: Collection[Places]) -> None:
+    """As torch does, for a class may name the files of an earlier attempt; and its errors are not those of this one."""
+    files = {path for one in places for path in (one.stdout, one.stderr)} - {"", os.devnull}
+    try:
+        for path in sorted(files):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640))
+        for error_file in {one.error_file for one in places} - {"", os.devnull}:
+            with suppress(FileNotFoundError):
+                if error_file is not None:
+                    os.unlink(error_file)
+    except OSError as error:
+        raise Unusable(f"'{error.filename}': {error.strerror}") from error
 
 
 def _places(dest: Any, rank: int, before: Mapping[str, str], after: Mapping[str, str]) -> Places:

@@ -117,10 +117,8 @@ def _in_full(
         yield from _text("traceback", fields["traceback"], TRACEBACK_LINES)
     if stderr := _beside(fields.get("traceback", ""), fields.get("stderr_tail", "")):
         yield from _text("stderr", stderr, STDERR_LINES)
-    if pid and (elsewhere := places(of)) is not None:
-        yield f"logs      : {', '.join(_files(elsewhere, fields)) or 'none'}"
-    elif pid:
-        yield f"logs      : {directory}/attempt_{of.attempt}/{of.local_rank}/{_logs(group, fields, of.local_rank)}"
+    if pid and (files := _logs(group, fields, of, directory, places(of))):
+        yield f"logs      : {files}"
 
 
 def _hint(fields: Any, *, records: bool) -> str:
@@ -148,21 +146,19 @@ def _beside(traceback: str, stderr: str) -> str:
     return "\n".join(lines[:begin] + lines[end:])
 
 
-def _logs(group: Group, fields: Any, local_rank: int) -> str:
-    """The files of its own that there are."""
-    streams = group.plan.logs.tee[local_rank] | group.plan.logs.redirects[local_rank]
-    names = ["stdout.log"] * (streams & 1) + ["stderr.log"] * (streams >> 1)
-    if {"error", "error_note"} & fields.keys():
-        names.append("error.json")
-    return names[0] if len(names) == 1 else f"{{{','.join(names)}}}" if names else ""
-
-
-def _files(places: Places, fields: Any) -> list[str]:
-    """Likewise, where somebody else has placed them."""
-    files = [places.stdout, places.stderr]
-    if {"error", "error_note"} & fields.keys():
-        files.append(places.error_file or "")
-    return list(dict.fromkeys(file for file in files if file and file != "/dev/null"))
+def _logs(group: Group, fields: Any, of: Who, directory: str, places: Places | None) -> str:
+    """The files of its own that there are, in its directory or where somebody else has placed them."""
+    has_error_file = bool({"error", "error_note"} & fields.keys())
+    if places is not None:
+        files = [places.stdout, places.stderr, (places.error_file or "") if has_error_file else ""]
+        return ", ".join(dict.fromkeys(file for file in files if file not in ("", "/dev/null")))
+    streams = group.plan.logs.tee[of.local_rank] | group.plan.logs.redirects[of.local_rank]
+    names = ["stdout.log"] * (streams & 1) + ["stderr.log"] * (streams >> 1) + ["error.json"] * has_error_file
+    if not names:
+        return ""
+    return f"{directory}/attempt_{of.attempt}/{of.local_rank}/" + (
+        names[0] if len(names) == 1 else f"{{{','.join(names)}}}"
+    )
 
 
 def _text(name: str, text: str, limit: int) -> Iterator[str]:

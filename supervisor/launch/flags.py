@@ -44,7 +44,7 @@ class Flag(NamedTuple):
 FLAGS = (
     Flag("--nnodes", "hosts, N or MIN:MAX", default="1:1"),
     Flag("--nproc-per-node", "workers on this host: a number, auto, cpu, gpu or xpu", default="1"),
-    Flag("--rdzv-backend", "static, etcd (version 3), or on one host c10d", default="static"),
+    Flag("--rdzv-backend", "static, etcd or etcd-v2 (both: version 3), or on one host c10d", default="static"),
     Flag("--rdzv-endpoint", "HOST:PORT,... of etcd; for static, MASTER_ADDR and MASTER_PORT", default=""),
     Flag("--rdzv-id", "the run's id: TORCHELASTIC_RUN_ID, and the begin of its directory's name", default="none"),
     Flag("--rdzv-conf", "KEY=VALUE,... for etcd: join_timeout, last_call_timeout, lease_ttl ...", default=""),

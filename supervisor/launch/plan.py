@@ -211,9 +211,9 @@ def _patience(given: int | None, environ: Mapping[str, str]) -> int:
 
 
 def _prefix(environ: Mapping[str, str]) -> str:
-    """torch's template (``string.Template``) as ours, which knows more names and wants the braces."""
+    """torch's template (``string.Template``) as ours, which knows more names and wants the braces; empty is none."""
     template = environ.get("TORCHELASTIC_LOG_LINE_PREFIX_TEMPLATE")
-    if template is None:
+    if not template:
         return LogRules("").prefix
     return Template(template).safe_substitute({name: f"${{{name}}}" for name in ("role_name", "rank", "local_rank")})
 

@@ -21,7 +21,7 @@ HERE = "localhost"
 _STATIC_ADDR, _STATIC_PORT = "127.0.0.1", 29500
 
 _C10D = "c10d is torch's own store on one of the hosts, and ends with it; use --rdzv-backend etcd, or static"
-_V2 = "etcd's v2 API is gone from etcd 3.6; use --rdzv-backend etcd, which is version 3"
+_V2 = "--rdzv-backend etcd-v2 is taken for etcd, which is version 3 here: etcd 3.6 has no v2 API any more"
 
 
 class Meeting(NamedTuple):
@@ -46,11 +46,11 @@ def meeting(flags: Namespace, refuse: Callable[[str], None], note: Callable[[str
         refuse(f"--nnodes {flags.nnodes}: --standalone is for one host")
     elif most > 1 and backend == "c10d":
         refuse(f"--nnodes {flags.nnodes}: {_C10D}")
-    elif not flags.standalone and backend == "etcd":
+    elif not flags.standalone and backend in ("etcd", "etcd-v2"):
+        if backend == "etcd-v2":
+            note(_V2)
         rules, store = elastic(flags, least, most, refuse, note)
         return Meeting(_run_id(flags.rdzv_id, refuse), "", 0, "etcd", rules, store)
-    elif not flags.standalone and backend == "etcd-v2":
-        refuse(f"--rdzv-backend {backend}: {_V2}")
     elif not flags.standalone and backend not in ("static", "c10d"):
         refuse(f"--rdzv-backend {backend}: a backend from another package needs torch (allowed: c10d, etcd, static)")
     elif backend == "static" and not flags.standalone and not alone:

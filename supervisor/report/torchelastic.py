@@ -49,6 +49,7 @@ class TorchElastic:
         self._starting_at: dict[str, float] = {}  # groups of which nobody has started in this attempt
         self._set_out_at: dict[str, float] = {}
         self._stopping_at: dict[str, float] = {}
+        self._used: dict[str, int] = {}  # restarts that had been used when the attempt, or its latest worker, started
         self._restarting: set[str] = set()
         self._watched: set[str] = set()  # groups whose timers are looked after
         self._last: dict[str, Group] = {}  # a group that a reload has taken away is told of when it is gone
@@ -79,6 +80,7 @@ class TorchElastic:
     # ---- the group: torch's agent
 
     def _starting(self, event: Event, group: Group) -> None:
+        self._used[group.plan.name] = group.history.used
         self._starting_at[group.plan.name] = self._set_out_at[group.plan.name] = event.at
         self._has_stopped(event, group)
 
@@ -117,6 +119,7 @@ class TorchElastic:
     # ---- workers
 
     def _worker_started(self, event: Event, group: Group) -> None:
+        self._used[group.plan.name] = group.history.used
         began_at = self._starting_at.pop(group.plan.name, None)
         if began_at is not None:
             took_for = event.at - began_at
@@ -175,8 +178,9 @@ class TorchElastic:
         duration_ms: float | None = None,
     ) -> None:
         fields, plan, world = event.fields, group.plan, group.world
+        forming = state in ("RENDEZVOUS", "ASSIGN_WORKER_RANKS")
         details: dict[str, Any] = {
-            "group_world_size": None if state in ("RENDEZVOUS", "ASSIGN_WORKER_RANKS") else 1,
+            "group_world_size": None if forming else world.group_world_size if world else plan.rendezvous.hosts,
             "entry_point": os.path.basename(plan.command[0]),
         }
         pid = fields.get("pid") if of_worker else None
@@ -191,7 +195,7 @@ class TorchElastic:
         self._write(
             event, group, PREFIX + state, "WORKER" if of_worker else "AGENT", state, details,
             global_rank=fields["rank"] if of_worker else None,
-            group_rank=None if details["group_world_size"] is None else 0,
+            group_rank=None if forming else _group_rank(group),
             worker_id=None if pid is None else str(pid),
             raw_error=raw_error,
             duration_ms=duration_ms,
@@ -206,7 +210,7 @@ class TorchElastic:
         metadata = {
             "run_id": self._plan.run_id,
             "global_rank": None,
-            "group_rank": 0,
+            "group_rank": _group_rank(group),
             "worker_id": None,
             "role": group.plan.role,
             "hostname": self._plan.node_id,
@@ -215,7 +219,7 @@ class TorchElastic:
             "rdzv_backend": self._plan.rdzv_backend,
             "raw_error": None,
             "metadata": json.dumps(details),
-            "agent_restarts": group.history.used,
+            "agent_restarts": self._used_before(group),
         }
         record = {
             "name": name,
@@ -241,11 +245,20 @@ class TorchElastic:
         if began_at is not None:
             self._timed(event.at, "LocalElasticAgent._stop_workers", event.at - began_at)
 
+    def _used_before(self, group: Group) -> int:
+        """The one that a failure is about to use is not counted yet: torch tells of the failure first."""
+        return self._used.get(group.plan.name, group.history.used)
+
+    def _remaining(self, group: Group) -> int:
+        """-1, as in the configuration: there is no limit."""
+        most = group.plan.restart.max_restarts
+        return most if most < 0 else max(0, most - self._used_before(group))
+
     def _state(self, event: Event, group: Group, state: str) -> None:
         role = group.plan.role
         self._put(
             event.at,
-            {f"workers.{role}.remaining_restarts": _remaining(group), f"workers.{role}.{state}": 1},
+            {f"workers.{role}.remaining_restarts": self._remaining(group), f"workers.{role}.{state}": 1},
         )
 
     def _over(self, event: Event, group: Group, state: str) -> None:
@@ -256,10 +269,9 @@ class TorchElastic:
         self._timed(event.at, "SimpleElasticAgent.run", event.at - self._began_at)
 
 
-def _remaining(group: Group) -> int:
-    """-1, as in the configuration: there is no limit."""
-    most = group.plan.restart.max_restarts
-    return most if most < 0 else max(0, most - group.history.used)
+def _group_rank(group: Group) -> int:
+    """This host's number among those of the group; before there is a world what the plan says, which is 0 or static."""
+    return group.world.group_rank if group.world else group.plan.rendezvous.node_rank
 
 
 def _run(group: Group, state: str) -> Iterator[tuple[str, int]]:

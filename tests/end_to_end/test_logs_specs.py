@@ -91,6 +91,16 @@ def test_each_attempt_has_files_of_its_own_and_a_failure_names_them(tmp_path: Pa
     assert "error     : ValueError: lost\n" in done.stderr
 
 
+def test_files_that_are_named_again_begin_anew_and_an_old_error_is_not_told_as_new(tmp_path: Path) -> None:
+    specs = FLAT.replace("{self.attempts}-{world[rank]}", "{world[rank]}")
+    fails_by_word_once = "import os\nif os.environ['TORCHELASTIC_RESTART_COUNT'] == '1': print('again'); os._exit(9)\n"
+    done = job(tmp_path, specs, fails_by_word_once + "print('first', flush=True)" + FAILS, "--max-restarts", "1")
+    assert done.returncode == 9
+    assert "first" not in "".join(path.read_text() for path in (tmp_path / "logs").glob("*.out"))
+    assert "error     : " not in done.stderr
+    assert not list((tmp_path / "logs").glob("*.error"))
+
+
 def test_its_error_file_is_handed_on_to_whoever_supervises_rankd(tmp_path: Path) -> None:
     env = install(tmp_path, FLAT) | {"TORCHELASTIC_ERROR_FILE": str(tmp_path / "ours.json")}
     launch(tmp_path, "--nproc-per-node", "2", *FLAGS, "--no-python", *python(FAILS), env=env)
@@ -118,6 +128,7 @@ def test_what_has_no_file_is_on_the_console_and_what_is_for_nobody_is_nowhere(tm
             "return types.SimpleNamespace(stdouts={0: '/a'}, tee_stdouts={0: '/b'})",
             "tee_stdouts[0] is '/b', and the worker writes to '/a'",
         ),
+        ("return types.SimpleNamespace(stdouts={0: '/no/such/out'})", "'/no/such/out': No such file or directory"),
         ("os._exit(3)", "its process has ended with exit code 3"),
         ("os.kill(os.getpid(), 9)", "its process has ended with signal 9"),
         ("import sys; sys.exit(3)", "its process has ended with exit code 3"),

@@ -97,6 +97,15 @@ def test_etcd_is_where_hosts_that_come_and_go_meet() -> None:
     assert plan("--rdzv-backend", "etcd", "--rdzv-id", "x").store == StorePlan(("http://localhost:2379",))
 
 
+def test_torchs_other_word_for_etcd_is_taken_for_it_with_a_note() -> None:
+    words = ["--nnodes", "2:4", "--rdzv-endpoint", "a:1", "--rdzv-id", "job7", "--rdzv-backend"]
+    assert group(*words, "etcd-v2").rendezvous == group(*words, "etcd").rendezvous
+    assert plan(*words, "etcd-v2").store == plan(*words, "etcd").store
+    assert launch(*words, "etcd").notes == ()
+    (note,) = launch(*words, "etcd-v2").notes
+    assert "version 3" in note
+
+
 def test_the_words_of_torchs_etcd_backends_are_understood(tmp_path: Path) -> None:
     conf = (
         "timeout=60, last_call_timeout=1.5,close_timeout=5s,lease_ttl=2,exit_barrier_timeout=1m,etcd_prefix=/p,"
@@ -225,7 +234,7 @@ def test_a_numa_binding_says_on_which_cpus_each_worker_runs(how: Binding) -> Non
         (None, "[${role_name}${local_rank}]:"),
         ("<${role_name}|$rank|${local_rank}> ", "<${role_name}|${rank}|${local_rank}> "),
         ("$$5 ${unknown} $", "$5 ${unknown} $"),
-        ("", ""),
+        ("", "[${role_name}${local_rank}]:"),
     ],
 )
 def test_the_prefix_template_is_pythons(template: str | None, prefix: str) -> None:
@@ -310,7 +319,7 @@ ETCD = ["--rdzv-backend", "etcd", "--rdzv-id", "job"]
         ([*ETCD, "--rdzv-conf", "protocol=ftp"], {}, "--rdzv-conf protocol: 'ftp' is none of http, https"),
         ([*ETCD, "--rdzv-conf", "protocol=https,cert=c"], {}, "--rdzv-conf: cert and key go together"),
         ([*ETCD, "--rdzv-conf", "ca=c"], {}, "--rdzv-conf: ca is for protocol=https, and etcd is asked by http"),
-        (["--rdzv-backend", "etcd-v2"], {}, "--rdzv-backend etcd-v2: .*use --rdzv-backend etcd"),
+        (["--rdzv-backend", "etcd-v2"], {}, "--rdzv-id is missing"),
         (["--rdzv-backend", "mine"], {}, "--rdzv-backend mine: .*torch.*allowed: c10d, etcd, static"),
         (["--rdzv-endpoint", "host-a"], {}, "--rdzv-endpoint host-a: .*HOST:PORT"),
         (["--master-port", "70000"], {}, "MASTER_PORT 70000"),

@@ -14,7 +14,7 @@ import pytest
 from supervisor.core import events
 from supervisor.core.groups import Arrival, Groups
 from supervisor.core.messages import ErrorReport
-from supervisor.plan import RestartRules, WatchdogRules
+from supervisor.plan import RendezvousRules, RestartRules, WatchdogRules
 from supervisor.premises import Unusable, appended
 from supervisor.report.torchelastic import TorchElastic
 from tests.stories.story import (
@@ -26,7 +26,9 @@ from tests.stories.story import (
     formed,
     gone,
     job,
+    job_ended,
     killed,
+    met,
     read_anew,
     running,
     silent,
@@ -69,7 +71,9 @@ class Told:
 
 
 def test_a_run_that_recovers_has_an_event_for_every_end() -> None:
-    told = Told(running(job(workers=2)))
+    told = Told(Story(job(workers=2, watchdog=WatchdogRules(timer_file=False))))
+    told.happen(0.0, up(), formed(), started(0), started(1))
+    told.lines.clear()
     error = ErrorReport("ValueError: nan", "Traceback ...", 1795349042)
     told.happen(5.0, exited(1, 3, error=error), gone(1), killed(0, 15), gone(0))
     assert told.states() == [("WORKER", "FAILED", 1), ("WORKER", "TERMINATED", 0)]
@@ -84,9 +88,25 @@ def test_a_run_that_recovers_has_an_event_for_every_end() -> None:
         "group_world_size": 1, "entry_point": "job", "local_rank": 1, "role_rank": 1, "role_world_size": 2,
         "exit_code": 3, "worker_pid": 1001,
     }  # fmt: skip
-    assert failed["agent_restarts"] == 1
-    assert told.put()["workers.job.remaining_restarts"] == "2"
+    assert failed["agent_restarts"] == 0, "the restart that it leads to is not used yet, as in torch"
+    assert told.put()["workers.job.remaining_restarts"] == "3"
     assert told.put()["workers.job.failed"] == "1"
+    told.happen(7.0, formed(), started(0), started(1))
+    assert told.records[-1]["metadata"]["agent_restarts"] == 1
+    assert told.put()["workers.job.remaining_restarts"] == "2"
+
+
+def test_of_several_hosts_each_tells_which_it_is_and_of_how_many() -> None:
+    rules = RendezvousRules("static", hosts=2, node_rank=1)
+    told = Told(Story(job(workers=1, rendezvous=rules, restart=RestartRules(max_restarts=0))))
+    told.happen(0.0, up(), met(0), started(0), exited(0, 3), gone(0))
+    told.happen(6.0, job_ended("exited with code 3", 3))
+    metadata = [one["metadata"] for one in told.records if one["metadata"]["state"] != "RUNNING"]
+    places = [(one["state"], one["group_rank"], json.loads(one["metadata"])["group_world_size"]) for one in metadata]
+    assert places == [
+        ("RENDEZVOUS", None, None), ("ASSIGN_WORKER_RANKS", None, None),
+        ("START", 1, 2), ("FAILED", 1, 2), ("FAILED", 1, 2),
+    ]  # fmt: skip
 
 
 def test_a_failure_by_a_signal_has_it_as_its_negative_exit_code() -> None:
