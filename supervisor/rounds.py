@@ -37,7 +37,7 @@ from supervisor.core.messages import (
 )
 from supervisor.core.rendezvous import Host, Rules
 from supervisor.errors import TRY_AGAIN, UNAVAILABLE
-from supervisor.host.names import address_towards
+from supervisor.host.names import address_for_others
 from supervisor.host.ports import PortClaim, PortRefused, claim_port
 from supervisor.peers.leadership import table_of
 from supervisor.peers.membership import (
@@ -248,7 +248,7 @@ class Part:
             self._post(self.plan.name, WorldRefused(self._attempt, f"no MASTER_PORT: {claim.reason}"))
             return
         self._claim = claim
-        addr = place.addr or await anyio.to_thread.run_sync(address_towards, place.endpoints)
+        addr = place.addr or await anyio.to_thread.run_sync(address_for_others, place.endpoints)
         host = Host(self._daemon.node_id, "", addr, claim.port, self.plan.workers, self.plan.role)
         self._member = Member(
             store,

@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 import threading
+import warnings
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -20,6 +21,11 @@ from supervisor.core.state import Group
 from supervisor.errors import SupervisorBug
 from supervisor.host.signals import signal_door
 from supervisor.logs_dest import Reifies
+
+UNHEEDED = (
+    "TORCHELASTIC_ENABLE_FILE_TIMER", "TORCHELASTIC_UNINTERRUPTIBLE_STATE_TIMEOUT", "TORCHELASTIC_HEALTH_CHECK_PORT"
+)  # fmt: skip
+"""What torch's agent reads in the environment and a guest in somebody's loop does not watch over."""
 
 TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 """What ends a program that does not care; Ctrl-C is asyncio's."""
@@ -53,10 +59,13 @@ class LocalElasticAgent:
         A text in second place is the start method, as in the example of torch's own docstring. Raises ``ValueError``
         for any other than "spawn": a fork of a program with a loop and threads is not to be run on. Another's specs of
         logs, torch's own included, are asked at each attempt, in the loop's thread, where output goes; ``TypeError``
-        for what cannot be asked.
+        for what cannot be asked. Warns of variables that are set for torch's watchdog and health check: there is none here.
         """
         if isinstance(logs_specs, str):
             start_method = logs_specs
+        for name in UNHEEDED:
+            if os.environ.get(name, "0") not in ("", "0"):
+                warnings.warn(f"{name} is heeded by rankd launch, not by the library", RuntimeWarning, stacklevel=2)
         if start_method != "spawn":
             raise ValueError(f'start_method {start_method!r}: functions run in a fresh interpreter ("spawn") only')
         if shutdown_timeout < 0 or exit_barrier_timeout < 0:

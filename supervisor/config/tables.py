@@ -413,7 +413,8 @@ class Rendezvous(Table):
     )
     prefix: Prefix = key("/rankd", "etcd: how every key begins.")
     addr: String = key(
-        "", "etcd: where other hosts reach this one; empty: the address by which it reaches etcd itself."
+        "",
+        "etcd: where other hosts reach this one; empty: the address by which it reaches etcd or, if that is here, others.",
     )
     ca: String = key("", "etcd: who has signed its certificate, a file; empty: whom the system trusts.")
     cert: String = key("", "etcd: our certificate, a file.")

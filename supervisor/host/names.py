@@ -5,9 +5,14 @@ from __future__ import annotations
 import pwd
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 HOSTS = "/etc/hosts"
+
+_ELSEWHERE = "http://192.0.2.1"
+"""Nobody's address (RFC 5737), to which nothing is sent."""
 
 
 def node_id() -> str:
@@ -28,6 +33,18 @@ def node_id() -> str:
     except OSError:
         return name
     return name
+
+
+def address_for_others(urls: Sequence[str]) -> str:
+    """The address by which this host reaches these URLs; if they are on the host itself, that of its way to others.
+
+    Each host may have an etcd of its own, and 127.0.0.1 is another one to each of them. Raises ``OSError``.
+    """
+    found = address_towards(urls)
+    if ip_address(found).is_loopback:
+        with suppress(OSError):  # it has no way to others, so that nobody else is there
+            return address_towards([_ELSEWHERE])
+    return found
 
 
 def address_towards(urls: Sequence[str]) -> str:

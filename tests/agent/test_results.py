@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from supervisor import LocalElasticAgent, LogsSpecs, RunResult, WorkerSpec, WorkerState
+from supervisor.agent.local import UNHEEDED
 from supervisor.agent.supervision import Supervision
 from supervisor.core.events import Event
 from supervisor.errors import SupervisorBug
@@ -350,6 +351,15 @@ def test_specs_of_logs_that_cannot_be_asked_are_refused_rather_than_passed_over(
     others: Any = argparse.Namespace(log_dir="logs")
     with pytest.raises(TypeError, match=r"or have torch's reify, which argparse\.Namespace has not"):
         LocalElasticAgent(spec("true"), others)
+
+
+@pytest.mark.parametrize("name", UNHEEDED)
+def test_what_is_asked_for_in_the_environment_and_cannot_be_had_is_said(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.warns(RuntimeWarning, match=f"{name} is heeded by rankd launch, not by the library"):
+        LocalElasticAgent(spec("true"))
 
 
 async def test_in_a_running_loop_it_does_not_block() -> None:

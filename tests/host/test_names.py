@@ -39,3 +39,24 @@ def test_the_address_of_this_host_is_the_one_by_which_it_reaches_another() -> No
     assert names.address_towards(["http://nobody.invalid:1", "https://127.0.0.1"]) == "127.0.0.1"
     with pytest.raises(OSError, match=r"no way to http://nobody.invalid:1: "):
         names.address_towards(["http://nobody.invalid:1"])
+
+
+@pytest.mark.parametrize(
+    ("ways", "found"),
+    [
+        ({"http://etcd": "10.0.0.2"}, "10.0.0.2"),
+        ({"http://etcd": "127.0.0.1", "http://192.0.2.1": "10.0.0.2"}, "10.0.0.2"),
+        ({"http://etcd": "::1", "http://192.0.2.1": "10.0.0.2"}, "10.0.0.2"),
+        ({"http://etcd": "127.0.0.1"}, "127.0.0.1"),
+    ],
+)
+def test_others_are_not_told_the_address_of_a_store_that_each_has_for_itself(
+    ways: dict[str, str], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def towards(urls: list[str]) -> str:
+        if urls[0] not in ways:
+            raise OSError("Network is unreachable")
+        return ways[urls[0]]
+
+    monkeypatch.setattr(names, "address_towards", towards)
+    assert names.address_for_others(["http://etcd"]) == found
