@@ -59,7 +59,7 @@ class LocalElasticAgent:
         A text in second place is the start method, as in the example of torch's own docstring. Raises ``ValueError``
         for any other than "spawn": a fork of a program with a loop and threads is not to be run on. Another's specs of
         logs, torch's own included, are asked at each attempt, in the loop's thread, where output goes; ``TypeError``
-        for what cannot be asked. Warns of variables that are set for torch's watchdog and health check: there is none here.
+        for what cannot be asked. Warns of variables that ask for torch's watchdog or health check: there is none here.
         """
         if isinstance(logs_specs, str):
             start_method = logs_specs

@@ -414,7 +414,7 @@ class Rendezvous(Table):
     prefix: Prefix = key("/rankd", "etcd: how every key begins.")
     addr: String = key(
         "",
-        "etcd: where other hosts reach this one; empty: the address by which it reaches etcd or, if that is here, others.",
+        "etcd: where other hosts reach this one; empty: that by which it reaches etcd, or others if that is here.",
     )
     ca: String = key("", "etcd: who has signed its certificate, a file; empty: whom the system trusts.")
     cert: String = key("", "etcd: our certificate, a file.")
