@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 
@@ -10,17 +9,11 @@ import pytest
 
 from tests.end_to_end.configs import SLEEP, group
 from tests.end_to_end.conftest import Start
-from tests.end_to_end.rankd import Rankd
-from tests.end_to_end.verbs import ask
+from tests.end_to_end.verbs import ask, pids
 
 pytestmark = pytest.mark.end_to_end
 
 SERVES = {"scope": "worker", "policy": "always", "backoff": {"initial": "50s", "jitter": 0}}
-
-
-def pids(daemon: Rankd) -> dict[int, int | None]:
-    workers = json.loads(ask(daemon, "status", "--json")[1])["groups"]["job"]["workers"]
-    return {worker["rank"]: worker["pid"] for worker in workers}
 
 
 def test_one_worker_of_a_service_is_replaced_alone(rankd: Start) -> None:

@@ -9,17 +9,11 @@ import pytest
 
 from tests.end_to_end.configs import SLEEP, group, table
 from tests.end_to_end.conftest import Start
-from tests.end_to_end.rankd import Rankd
-from tests.end_to_end.verbs import ask
+from tests.end_to_end.verbs import ask, pids
 
 pytestmark = pytest.mark.end_to_end
 
 SERVES = {"scope": "worker", "policy": "always"}
-
-
-def pids(daemon: Rankd) -> dict[int, int]:
-    workers = json.loads(ask(daemon, "status", "--json")[1])["groups"]["job"]["workers"]
-    return {worker["rank"]: worker["pid"] for worker in workers}
 
 
 def test_a_service_gets_more_workers_and_fewer_beside_those_that_serve_on(rankd: Start) -> None:

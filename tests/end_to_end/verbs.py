@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -32,3 +33,9 @@ def ask(daemon: Rankd, *words: str, through: tuple[str, ...] = ()) -> tuple[int,
     asking = begin(daemon, *words, through=through)
     out, err = asking.communicate(timeout=PATIENCE)
     return asking.returncode, out, err
+
+
+def pids(daemon: Rankd, group: str = "job") -> dict[int, int | None]:
+    """Of each rank; None: it has no process."""
+    workers = json.loads(ask(daemon, "status", "--json")[1])["groups"][group]["workers"]
+    return {worker["rank"]: worker["pid"] for worker in workers}
