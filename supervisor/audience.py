@@ -20,6 +20,7 @@ from supervisor.host.apart import Apart
 from supervisor.host.console import Console
 from supervisor.host.journal import Journal
 from supervisor.host.journal_records import JournalRecords
+from supervisor.host.names import node_id
 from supervisor.host.sinks import Dropped
 from supervisor.host.terminal import Terminal
 from supervisor.plan import DaemonPlan
@@ -211,6 +212,7 @@ class Audience:
         return TorchElastic(
             plan,
             self._groups,
+            hostname=node_id(),
             events=sink(plan.torchelastic_events),
             metrics=sink(plan.torchelastic_metrics),
         )

@@ -37,11 +37,13 @@ class TorchElastic:
         plan: DaemonPlan,
         groups: Callable[[], Mapping[str, Group]],
         *,
+        hostname: str,
         events: Sink | None = None,
         metrics: Sink | None = None,
     ) -> None:
         """``groups`` are as they stand when an event is heard. The sinks take whole lines; None: nobody asked."""
         self._plan = plan
+        self._hostname = hostname
         self._groups = groups
         self._events = events
         self._metrics = metrics
@@ -213,7 +215,7 @@ class TorchElastic:
             "group_rank": _group_rank(group),
             "worker_id": None,
             "role": group.plan.role,
-            "hostname": self._plan.node_id,
+            "hostname": self._hostname,
             "state": state,
             "total_run_time": int(event.at - self._began_at),
             "rdzv_backend": self._plan.rdzv_backend,

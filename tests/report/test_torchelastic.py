@@ -45,7 +45,11 @@ class Told:
         self.lines: list[bytes] = []
         self.metrics: list[bytes] = []
         self.teller = TorchElastic(
-            story.state.plan, lambda: self.state().groups, events=self.lines.append, metrics=self.metrics.append
+            story.state.plan,
+            lambda: self.state().groups,
+            hostname="box.example.org",
+            events=self.lines.append,
+            metrics=self.metrics.append,
         )
 
     def state(self) -> Groups:
@@ -78,6 +82,7 @@ def test_a_run_that_recovers_has_an_event_for_every_end() -> None:
     told.happen(5.0, exited(1, 3, error=error), gone(1), killed(0, 15), gone(0))
     assert told.states() == [("WORKER", "FAILED", 1), ("WORKER", "TERMINATED", 0)]
     failed = told.records[0]["metadata"]
+    assert failed["hostname"] == "box.example.org", "whatever this host is called in the configuration"
     assert json.loads(failed["raw_error"]) == {
         "message": {
             "message": "ValueError: nan",
