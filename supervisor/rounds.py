@@ -8,7 +8,7 @@ asks.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any, assert_never
 
@@ -52,6 +52,7 @@ from supervisor.peers.membership import (
     WorldCame,
     WorldEnded,
 )
+from supervisor.peers.mirror import LOOK_AGAIN_AFTER
 from supervisor.peers.records import Keys, Unreadable, read_leader
 from supervisor.peers.store import Store, StoreAway, StoreRefused
 from supervisor.plan import DaemonPlan, GroupPlan, StorePlan
@@ -248,7 +249,7 @@ class Part:
             self._post(self.plan.name, WorldRefused(self._attempt, f"no MASTER_PORT: {claim.reason}"))
             return
         self._claim = claim
-        addr = place.addr or await anyio.to_thread.run_sync(address_for_others, place.endpoints)
+        addr = place.addr or await self._address(place.endpoints)
         host = Host(self._daemon.node_id, "", addr, claim.port, self.plan.workers, self.plan.role)
         self._member = Member(
             store,
@@ -263,6 +264,29 @@ class Part:
         if self._left:
             return
         await self._member.run()
+
+    async def _address(self, endpoints: Sequence[str]) -> str:
+        """Where others reach this host. A network that is not up yet is waited for, as the store is.
+
+        Raises ``OSError`` when that has taken too long.
+        """
+        give_up_at = clock.now() + self.rules.join_for
+        lost = False
+        while not self._left:
+            try:
+                addr = await anyio.to_thread.run_sync(address_for_others, endpoints)
+            except OSError as why:
+                if clock.now() >= give_up_at:
+                    raise
+                if not lost:
+                    self._post(self.plan.name, PeersLost(str(why)))
+                    lost = True
+                await anyio.sleep(LOOK_AGAIN_AFTER)
+            else:
+                if lost:
+                    self._post(self.plan.name, PeersFound())
+                return addr
+        return ""
 
     def end(self) -> None:
         """Others may have the port."""
